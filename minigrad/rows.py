@@ -1,0 +1,127 @@
+"""The gradient of a look-up, and why a big vocabulary needs it.
+
+A batch of n words looks up n rows of an embedding table W (V, d):   y_i = W[ids_i].   Then
+
+    ∂L/∂W[v] = Σ_{i : ids_i = v} ∂L/∂y_i                                                                  (1)
+
+is zero but for the (at most n) rows that were looked up. Written out it is a (V, d) array: with V = 1,000,000 and
+d = 128 in float32, 512 MB to fill with zeros, and again to subtract, at each step, for a few kilobytes of news.
+`Rows` writes down the news only: `ids` (n,), `values` (n, d), and the `shape` (V, d) that it stands for. Cost: O(n d)
+in time and memory, V nowhere.
+
+An id may occur twice in a batch. (1) is a sum, so the contributions accumulate; `W[ids] += values` would keep only
+the last of them, without a word, which is the classic mistake.
+"""
+
+import math
+
+from . import kernels
+from .backend import check_ids, on_cpu, type_of_array, xp_of
+
+_SMALL = 4096  # elements; below it, array code is done before a Numba kernel would be loaded
+
+
+class Rows:
+    """Some rows of an array of `shape` (V, ...): row `ids[i]` holds `values[i]`, other rows are zero.
+
+    ids: (n,) integers in [0, V), in any order, repeated at will: values of equal ids add up.
+    values: (n, *shape[1:]).
+    """
+
+    __slots__ = ("_parts", "shape")
+
+    def __init__(self, ids: type_of_array, values: type_of_array, shape: tuple[int, ...]):
+        if ids.ndim != 1 or values.shape != ids.shape + tuple(shape[1:]):
+            raise ValueError(
+                f"minigrad.Rows: ids (n,) and shape {list(shape)} need values [n, {', '.join(map(str, shape[1:]))}]; "
+                f"got ids {list(ids.shape)}, values {list(values.shape)}"
+            )
+        self._parts, self.shape = [(ids, values)], tuple(shape)
+
+    @property
+    def ids(self) -> type_of_array:
+        return self._merged()[0]
+
+    @property
+    def values(self) -> type_of_array:
+        return self._merged()[1]
+
+    def _merged(self):
+        if len(self._parts) > 1:  # put off until somebody looks: n look-ups of one table cost O(n), not O(n²)
+            ids, values = zip(*self._parts, strict=True)
+            concatenate = xp_of(values[0]).concatenate
+            self._parts = [(concatenate(ids), concatenate(values))]
+        return self._parts[0]
+
+    @property
+    def dtype(self):
+        return self._parts[0][1].dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held: those of the ids and values, whatever V is."""
+        return sum(ids.nbytes + values.nbytes for ids, values in self._parts)
+
+    def __repr__(self) -> str:
+        return f"Rows({len(self.ids)} of {self.dtype}{list(self.shape)})"
+
+    def __add__(self, other):
+        """Rows + Rows lists both; Rows + array is a new array."""
+        if not isinstance(other, Rows):
+            return self.add_to(other.copy())
+        both = Rows(*self._parts[0], self.shape)
+        both._parts += self._parts[1:]
+        both += other
+        return both
+
+    def __iadd__(self, other):
+        if not isinstance(other, Rows):
+            return self + other
+        if other.shape != self.shape:
+            raise ValueError(f"minigrad.Rows: cannot add shapes {list(self.shape)} and {list(other.shape)}")
+        self._parts += other._parts
+        return self
+
+    __radd__ = __add__
+    __array_ufunc__ = None  # array + Rows comes here too, instead of NumPy's looping over the rows
+
+    def __mul__(self, scale: float) -> "Rows":
+        return Rows(self.ids, self.values * scale, self.shape)
+
+    __rmul__ = __mul__
+
+    def astype(self, dtype) -> "Rows":
+        return Rows(self.ids, self.values.astype(dtype), self.shape)
+
+    def add_to(self, out: type_of_array, scale: float = 1.0) -> type_of_array:
+        """out += scale · self, in place: equation (1). `out` has the full shape. Returns `out`."""
+        return add_rows(out, self.ids, self.values, scale)
+
+    def dense(self) -> type_of_array:
+        """The array written out: O(V d)."""
+        return self.add_to(xp_of(self.values).zeros(self.shape, self.dtype))
+
+    def coalesce(self) -> "Rows":
+        """The same rows, each id once and in rising order, its values summed in the order they came in."""
+        xp = xp_of(self.values)
+        unique, position = xp.unique(self.ids, return_inverse=True)
+        sums = xp.zeros((len(unique), *self.shape[1:]), self.dtype)
+        return Rows(unique, add_rows(sums, position, self.values), self.shape)
+
+
+def add_rows(out: type_of_array, ids: type_of_array, values: type_of_array, scale: float = 1.0) -> type_of_array:
+    """out[ids[i]] += scale · values[i] for every i, one after the other, in place; equal ids accumulate.
+
+    out (V, ...), ids (n,) in [0, V), values (n, ...). Returns `out`.
+    """
+    check_ids("minigrad.add_rows: ids", ids, len(out))
+    if on_cpu(out) and values.size >= _SMALL and out.flags.c_contiguous and out.dtype == values.dtype:
+        width = math.prod(out.shape[1:])
+        kernels.add_rows(out.reshape(len(out), width), ids, values.reshape(len(ids), width), out.dtype.type(scale))
+    else:
+        xp_of(out).add.at(out, ids, values if scale == 1.0 else values * out.dtype.type(scale))
+    return out

@@ -1,0 +1,172 @@
+"""`Tensor`: an array, whether it needs a gradient, and the gradient when it has come.
+
+Nothing clever happens here. The operators are the functions of `rules.py` (hung on at the end of that file); how
+gradients are found is told in `tape.py`; whether the array is NumPy's or CuPy's only `backend.py` knows.
+"""
+
+from typing import Any
+
+from . import backend
+
+
+class Tensor:
+    """An array that remembers how it was computed. Make one with `minigrad.tensor` or `minigrad.param`.
+
+    data: the array, of NumPy or CuPy. Assigning to `.data`, also by `t.data -= …`, is how optimisers update.
+    grad: ∂L/∂self after `L.backward()`, for leaves that require it: an array, or `Rows` for a table of which rows were
+        looked up. Several backward() calls add up; `grad = None` starts anew. Interior gradients are not kept:
+        `minigrad.grad(L, [t])` gives one.
+    requires_grad: whether gradients come here.
+    """
+
+    __slots__ = ("__weakref__", "_data", "_node", "_version", "grad", "requires_grad")
+    __array_ufunc__ = None  # array * tensor is the tensor's business, not NumPy's
+    __array_priority__ = 1000  # the same for CuPy
+
+    def __init__(self, data: Any, requires_grad: bool = False):
+        if isinstance(data, Tensor):
+            raise TypeError("minigrad.Tensor: the data is a Tensor already; use .detach() for one without history")
+        if requires_grad and data.dtype.kind not in "fc":
+            raise TypeError(f"minigrad.Tensor: only floating-point tensors have gradients, got {data.dtype}")
+        self._data, self._node, self._version = data, None, 0
+        self.grad, self.requires_grad = None, bool(requires_grad)
+
+    @classmethod
+    def _of(cls, data: Any, node: Any) -> "Tensor":
+        """The result of an operation."""
+        self = object.__new__(cls)
+        self._data, self._node, self._version = data, node, 0
+        self.grad, self.requires_grad = None, node is not None
+        return self
+
+    # ---- the array ----
+
+    @property
+    def data(self):
+        return self._data
+
+    @data.setter
+    def data(self, array):
+        if self._node is not None:
+            raise RuntimeError("minigrad.Tensor.data: this tensor is the result of an operation; only leaves change")
+        self._data = array
+        self._version += 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._data.shape
+
+    @property
+    def ndim(self) -> int:
+        return self._data.ndim
+
+    @property
+    def size(self) -> int:
+        return self._data.size
+
+    @property
+    def dtype(self):
+        return self._data.dtype
+
+    @property
+    def device(self) -> str:
+        return backend.device_of(self._data)
+
+    @property
+    def T(self) -> "Tensor":
+        return self.transpose()
+
+    def numpy(self):
+        """The values as a NumPy array in main memory; the tensor's own memory if it lies there."""
+        return backend.to_cpu(self._data)
+
+    def item(self) -> float:
+        """The value of a tensor with one element."""
+        if self.size != 1:
+            raise ValueError(f"minigrad.item: expected one element, got {self.dtype}{list(self.shape)}")
+        return self._data.item()
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("minigrad.Tensor: len() of a scalar")
+        return self.shape[0]
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        values = repr(backend.to_cpu(self._data)).removeprefix("array(")
+        values = values.rpartition(", dtype")[0] or values.removesuffix(")")
+        how = f", from={self._node.op.name}" if self._node else ", requires_grad=True" * self.requires_grad
+        return f"tensor({values}, dtype={self.dtype}, device={self.device}{how})"
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    # comparisons have no gradient, and answer with arrays of booleans
+    def __lt__(self, other):
+        return self._data < _array(other)
+
+    def __le__(self, other):
+        return self._data <= _array(other)
+
+    def __gt__(self, other):
+        return self._data > _array(other)
+
+    def __ge__(self, other):
+        return self._data >= _array(other)
+
+    def __setitem__(self, index, value):
+        raise TypeError(
+            "minigrad.Tensor: tensors are not written in place, the tape would not see it; build a new one with "
+            "arithmetic and indexing, or change a parameter's .data between steps"
+        )
+
+    # ---- gradients ----
+
+    def backward(self, gradient: Any = None, *, retain_graph: bool = False, create_graph: bool = False) -> None:
+        """Adds ∂self/∂leaf to the `.grad` of every leaf that led to this tensor and requires one.
+
+        gradient: ∂L/∂self, of self's shape; not needed for a scalar. The walk frees what it used: a second one over
+        the same graph raises, unless the first had retain_graph=True. create_graph=True makes the gradients tensors
+        that can be differentiated again.
+        """
+        from .tape import backward
+
+        backward(self, gradient, retain_graph, create_graph)
+
+    def detach(self) -> "Tensor":
+        """The same array, without history."""
+        return Tensor(self._data)
+
+
+def tensor(data: Any, *, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of `data` (numbers, nested lists, an array) on `device`, by default the current one.
+
+    Python numbers become float32; arrays keep their type (float64 stays float64, integers stay integers).
+    """
+    if isinstance(data, Tensor):
+        data = data._data
+    if dtype is None and not hasattr(data, "dtype"):
+        dtype = "float32"
+    try:
+        array = backend.asarray(data, dtype=dtype)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"minigrad.tensor: expected numbers in a rectangular array: {error}") from error
+    if array.dtype.kind not in "fciub":
+        raise TypeError(f"minigrad.tensor: expected numbers, got an array of {array.dtype}")
+    return Tensor(array if device is None else backend.to_device(array, device), requires_grad)
+
+
+def param(data: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
+    """A tensor that is to be learned: a leaf with requires_grad=True, and an array of its own."""
+    leaf = tensor(data, dtype=dtype, device=device, requires_grad=True)
+    leaf._data = leaf._data.copy()
+    return leaf
+
+
+def _array(value: Any) -> Any:
+    return value._data if type(value) is Tensor else value
