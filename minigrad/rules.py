@@ -37,10 +37,9 @@ power = primitive("power", _power, d=[lambda g, y, a, *, n: g * (n * a ** (n - 1
 
 
 def _sigmoid(a):
-    """1/(1 + e^−a); e is never of a positive number, so that nothing overflows."""
+    """1/(1 + e^−a); where e^−a would overflow, the answer is the smallest that doesn't."""
     xp = xp_of(a)
-    e = xp.exp(-xp.maximum(a, -a))
-    return xp.where(a >= 0, 1.0, e).astype(e.dtype, copy=False) / (1.0 + e)
+    return 1.0 / (1.0 + xp.exp(-xp.maximum(a, -88.0 if getattr(a, "itemsize", 8) == 4 else -709.0)))
 
 
 def _softplus(a):
@@ -176,7 +175,7 @@ to = primitive(
 
 def _matmul(a, b):
     """a @ b: of matrices, of a matrix and a vector, of two vectors, of batches of matrices."""
-    if not a.ndim or not b.ndim:
+    if not getattr(a, "ndim", 0) or not getattr(b, "ndim", 0):
         raise ValueError("a scalar has no rows or columns; use *")
     if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
         raise ValueError(f"{a.shape[-1]} columns on the left, {b.shape[-2 if b.ndim > 1 else 0]} rows on the right")

@@ -214,7 +214,7 @@ def _settle(args):
 
 def _described(op: Op, args, error: Exception) -> Exception:
     """The error, with the operation and what it was given: `minigrad.matmul(float32[2, 3], float32[4, 5]): …`."""
-    kind = next(k for k in (IndexError, TypeError, ValueError) if isinstance(error, k))
+    kind = next(k for k in (TypeError, ValueError, IndexError) if isinstance(error, k))
     return kind(f"minigrad.{op.name}({', '.join(map(_signature, args))}): {error}")
 
 
@@ -241,7 +241,7 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
                 heappush(heap, (-at.number, at))
             return
         total, owned = arrived[at]
-        if owned:
+        if owned and type(total) is type(gradient):
             total += gradient  # the third and later arrivals add in place (a tensor's += makes a new tensor)
         else:
             total = total + gradient

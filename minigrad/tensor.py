@@ -150,14 +150,14 @@ def tensor(data: Any, *, dtype: Any = None, device: str | None = None, requires_
     """
     if isinstance(data, Tensor):
         data = data._data
-    if dtype is None and not hasattr(data, "dtype"):
-        dtype = "float32"
     try:
-        array = backend.asarray(data, dtype=dtype)
+        array = backend.asarray(data)
     except (ValueError, TypeError) as error:
         raise type(error)(f"minigrad.tensor: expected numbers in a rectangular array: {error}") from error
     if array.dtype.kind not in "fciub":
         raise TypeError(f"minigrad.tensor: expected numbers, got an array of {array.dtype}")
+    if dtype is not None or not hasattr(data, "dtype"):
+        array = array.astype(dtype or "float32", copy=False)
     return Tensor(array if device is None else backend.to_device(array, device), requires_grad)
 
 

@@ -1,0 +1,128 @@
+"""The reader's door: does *your* version of a chapter hold?
+
+    python -m losses.check negative mine.py
+
+runs the chapter's own suite on the function in your file. It answers, for the first thing that doesn't hold, with the
+smallest example that shows it, the step of the derivation it breaks, and the lesson. Exit status: 0 if all holds, 1 if
+something doesn't, 2 if the suite could not be run.
+
+Your file defines a function with the name and the arguments of the chapter's: `python -m losses.check negative` without
+a file prints them, and runs the suite on the project's own.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .suites import Chapter, Lesson, negative
+
+CHAPTERS = {chapter.name: chapter for chapter in (negative.CHAPTER,)}
+
+
+class CannotCheck(Exception):
+    """The suite could not be run: no file, no function of that name."""
+
+
+def smallest_failure(lesson: Lesson, function: Callable, max_examples: int = 200) -> tuple[tuple, Exception] | None:
+    """The smallest example for which the lesson doesn't hold, and what went wrong there; None if it holds."""
+    from hypothesis import given, settings
+
+    failures = []
+
+    @settings(max_examples=max_examples, deadline=None, database=None, derandomize=True, report_multiple_bugs=False)
+    @given(lesson.examples())
+    def holds(example):
+        try:
+            lesson.holds(function, *example)
+        except Exception as error:
+            failures.append((example, error))
+            raise
+
+    try:
+        holds()
+    except Exception:
+        if not failures:
+            raise  # not the function's fault
+    return failures[-1] if failures else None  # Hypothesis ends with the smallest one it found
+
+
+def load(path: str, chapter: Chapter) -> Callable:
+    """The chapter's function as the file at `path` defines it."""
+    if not Path(path).is_file():
+        raise CannotCheck(f"{path}: there is no such file")
+    spec = importlib.util.spec_from_file_location("mine", path)
+    if spec is None or spec.loader is None:
+        raise CannotCheck(f"{path}: expected a Python file, with the ending .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise CannotCheck(f"{path}: running it raised {type(error).__name__}: {error}") from error
+    function = getattr(module, chapter.function, None)
+    if not callable(function):
+        raise CannotCheck(f"{path}: expected a function {chapter.signature}; there is none of that name")
+    return function
+
+
+def check(chapter: Chapter, function: Callable, max_examples: int = 200, out: Callable = print) -> bool:
+    """Runs the suite of `chapter` on `function` and tells of it; True if all holds."""
+    takes = inspect.signature(function).parameters
+    for lesson in chapter.lessons:
+        if lesson.option and lesson.option not in takes:
+            out(f"  –  {lesson.step} {lesson.name}: not run, your function takes no {lesson.option}=")
+            continue
+        failure = smallest_failure(lesson, function, max_examples)
+        if failure is None:
+            out(f"  ✓  {lesson.step} {lesson.name}")
+            continue
+        example, error = failure
+        out(f"  ✗  {lesson.step} {lesson.name}\n\nThe smallest example that shows it:")
+        names = list(inspect.signature(lesson.holds).parameters)[1:]
+        for name, value in zip(names, example, strict=True):
+            out(f"    {name} = {_plain(value)}")
+        said = str(error).strip().splitlines()[0] if isinstance(error, AssertionError) else repr(error)
+        out(f"    {said}\n\nThe step it breaks: {lesson.step} of {chapter.module}\n{' '.join(lesson.lesson.split())}")
+        return False
+    return True
+
+
+def _plain(value: Any) -> str:
+    return repr(value.tolist() if hasattr(value, "tolist") else value)
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m losses.check", description="Runs a chapter's suite on your version of it."
+    )
+    p.add_argument("chapter", choices=sorted(CHAPTERS), help="which chapter")
+    p.add_argument("file", nargs="?", help="a Python file that defines the chapter's function; none: the project's own")
+    p.add_argument("--examples", type=int, default=200, metavar="N", help="examples for each property (default 200)")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    chapter = CHAPTERS[args.chapter]
+    if args.examples < 1:
+        parser().error(f"--examples must be 1 or more, got {args.examples}")
+    try:
+        if importlib.util.find_spec("hypothesis") is None:
+            raise CannotCheck("this needs Hypothesis: pip install hypothesis")
+        if args.file:
+            function = load(args.file, chapter)
+        else:
+            function = getattr(importlib.import_module(chapter.module), chapter.function)
+        print(f"{chapter.signature}\n{args.file or chapter.module}:")
+        return 0 if check(chapter, function, args.examples) else 1
+    except CannotCheck as error:
+        print(f"losses.check: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

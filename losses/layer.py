@@ -1,0 +1,181 @@
+"""What every chapter shares: a loss is a sparse gradient on the scores of some rows.
+
+An output layer gives each word w of a vocabulary a score for a context h:
+
+    s_w = W_w · h + b_w                                                                                      (1)
+
+All of them would be V dot products an example. Each chapter looks at a few rows r only, and says what the loss L
+is as a function of their scores. All it has to know is G_r = ∂L/∂s_r, for by (1) and the chain rule
+
+    ∂L/∂h = Σ_r G_r W_r,        ∂L/∂W_r = G_r h,        ∂L/∂b_r = G_r,        r ranging over the rows looked at.  (2)
+
+So the heart of a chapter is one pure function, scores in, `(loss, G, …)` out, and (1) and (2) are here, once:
+`row_scores` gathers rows and scatters their gradients; `of_scores` makes a pure function a primitive of the engine.
+
+Legend: B examples in a batch, V words, d dimensions, k rows an example. Cost of (1) and (2): 3 B k d multiply-adds,
+2 B k d numbers moved, and V nowhere.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple
+
+import minigrad as mg
+from minigrad.backend import check_ids, type_of_array, xp_of
+from minigrad.rules import scatter_rows
+
+# ---- (1) and (2) ------------------------------------------------------------------------------------------------
+
+
+def row_scores_naive(hidden: Any, weight: Any, ids: type_of_array) -> Any:
+    """s[i, j] = W[ids[i, j]] · h_i, as the engine would have it: look up, multiply, sum. `ids`: (B, k)."""
+    rows = mg.take(weight, ids)  # (B, k, d)
+    return (rows * mg.reshape(hidden, (hidden.shape[0], 1, hidden.shape[1]))).sum(axis=2)  # (B, k)
+
+
+def _row_scores(hidden, weight, *, ids):
+    rows = weight[ids]  # (B, k, d)
+    return xp_of(hidden).einsum("bkd,bd->bk", rows, hidden), rows
+
+
+def _row_scores_rule(g, y, rows, hidden, weight, *, ids):
+    """Equation (2), g being G: (B, k)."""
+    batch, k = ids.shape
+    if rows is None:  # for derivatives of derivatives, in operations that have a rule themselves
+        d_hidden = (g.reshape((batch, k, 1)) * mg.take(weight, ids)).sum(axis=1)
+        d_rows = g.reshape((batch, k, 1)) * mg.reshape(hidden, (batch, 1, -1))
+        return d_hidden, scatter_rows(d_rows.reshape((batch * k, -1)), ids=ids.reshape(-1), shape=weight.shape)
+    d_hidden = xp_of(g).einsum("bk,bkd->bd", g, rows)
+    d_rows = g[:, :, None] * hidden[:, None, :]  # (B, k, d)
+    return d_hidden, mg.Rows(ids.reshape(-1), d_rows.reshape(batch * k, -1), weight.shape)
+
+
+row_scores = mg.primitive("row_scores", _row_scores, joint=_row_scores_rule)
+
+
+def of_scores(function: Callable) -> Callable:
+    """A pure function of scores, `function(*scores, **options) -> (loss, *G)`, as a primitive that gives the loss.
+
+    scores: arrays whose first axis is the batch; loss: (B,); G: for each of the scores an array of its shape, the
+    derivative of the sum of the losses. Written in minigrad's functions it can be differentiated again.
+    """
+
+    @wraps(function)
+    def forward(*scores, **options):
+        loss, *gradients = function(*scores, **options)
+        return loss, gradients
+
+    def rule(g, y, gradients, *scores, **options):
+        gradients = function(*scores, **options)[1:] if gradients is None else gradients
+        return [g.reshape(g.shape + (1,) * (G.ndim - 1)) * G for G in gradients]  # chain rule, one g an example
+
+    return mg.primitive(function.__name__, forward, joint=rule)
+
+
+# ---- the layer --------------------------------------------------------------------------------------------------
+
+
+class ScoreCost(NamedTuple):
+    """Rows of W touched for one token: in training, and to find its probability or the best word at test."""
+
+    train: float
+    test: float
+
+
+class OutputLayer:
+    """An output layer over `vocab_size` words for contexts of `dim` numbers: equation (1) and a way to train it.
+
+    weight (V, d), bias (V,) or None. The weights begin uniform in ±1/2d, the bias at zero.
+    counts: how often each id occurs, (V,); where a method needs them and none are given it takes Zipf's law,
+    count ∝ 1 / (id + 1). key: the `minigrad.Key` of the initial weights.
+    """
+
+    def __init__(self, vocab_size: int, dim: int, *, counts: Any = None, key: mg.Key, bias: bool = True):
+        name = type(self).__name__
+        for what, n, least in (("vocab_size", vocab_size, 2), ("dim", dim, 1)):
+            if not isinstance(n, int) or n < least:
+                raise ValueError(f"losses.{name}: {what} must be an integer of at least {least}, got {n!r}")
+        if counts is not None and (len(counts) != vocab_size or min(counts) < 0):
+            raise ValueError(
+                f"losses.{name}: counts must be {vocab_size} numbers, none negative; got {len(counts)} numbers, "
+                f"the least {min(counts, default=None)}"
+            )
+        self.vocab_size, self.dim = vocab_size, dim
+        self.counts = [1.0 / (i + 1) for i in range(vocab_size)] if counts is None else counts
+        self.weight = mg.param((key.uniform((vocab_size, dim)) - 0.5) / dim)
+        self.bias = mg.param([0.0] * vocab_size) if bias else None
+
+    def parameters(self) -> list[mg.Tensor]:
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
+    def loss(self, hidden: mg.Tensor, targets: Any, *, key: mg.Key | None = None, reduction: str = "mean") -> mg.Tensor:
+        """The loss of contexts `hidden` (B, d) with right words `targets` (B,): a scalar, or (B,) with "none".
+
+        key: the source of the noise, for layers that sample: the same key, the same noise.
+        """
+        raise TypeError(f"losses.{type(self).__name__} has no loss")
+
+    def scores(self, hidden: mg.Tensor) -> mg.Tensor:
+        """(B, V): the layer's estimate of log P(w | h), up to a number for each h."""
+        scores = hidden @ self.weight.T
+        return scores if self.bias is None else scores + self.bias
+
+    def log_prob(self, hidden: mg.Tensor) -> mg.Tensor:
+        """log P(w | h) of every word, (B, V), normalised: O(B V d)."""
+        scores = self.scores(self._checked(hidden))
+        return scores - mg.logsumexp(scores, axis=1, keepdims=True)
+
+    def topk(self, hidden: mg.Tensor, k: int) -> tuple[type_of_array, type_of_array]:
+        """The k most probable words of each context, best first: ids (B, k) and their scores (B, k)."""
+        if not 1 <= k <= self.vocab_size:
+            raise ValueError(f"losses.{type(self).__name__}.topk: k must lie in 1 to {self.vocab_size}, got {k}")
+        with mg.no_grad():
+            scores = self.scores(self._checked(hidden)).data
+        xp = xp_of(scores)
+        ids = xp.argsort(-scores, axis=1)[:, :k]
+        return ids, xp.take_along_axis(scores, ids, axis=1)
+
+    def score_cost(self, batch_size: int = 1) -> ScoreCost:
+        """Rows of W touched a token, in batches of `batch_size`."""
+        return ScoreCost(self.vocab_size, self.vocab_size)
+
+    # ---- shared by the chapters' losses ----
+
+    def _row_scores(self, hidden: mg.Tensor, ids: type_of_array) -> mg.Tensor:
+        """Equation (1) for rows of each example's own: ids (B, k) -> (B, k)."""
+        scores = row_scores(hidden, self.weight, ids=ids)
+        return scores if self.bias is None else scores + mg.take(self.bias, ids)
+
+    def _shared_scores(self, hidden: mg.Tensor, ids: type_of_array) -> mg.Tensor:
+        """Equation (1) for rows that the batch shares: ids (n,) -> (B, n), one matrix product."""
+        scores = hidden @ mg.take(self.weight, ids).T
+        return scores if self.bias is None else scores + mg.take(self.bias, ids)
+
+    def _checked(self, hidden: Any) -> mg.Tensor:
+        hidden = hidden if isinstance(hidden, mg.Tensor) else mg.tensor(hidden)
+        if hidden.ndim != 2 or hidden.shape[1] != self.dim or not hidden.shape[0]:
+            raise ValueError(
+                f"losses.{type(self).__name__}: hidden must have shape (B, {self.dim}) with B >= 1, "
+                f"got {list(hidden.shape)}"
+            )
+        return hidden
+
+    def _checked_targets(self, hidden: mg.Tensor, targets: Any) -> type_of_array:
+        name = f"losses.{type(self).__name__}: targets"
+        targets = targets.data if isinstance(targets, mg.Tensor) else xp_of(hidden.data).asarray(targets)
+        if targets.shape != hidden.shape[:1]:
+            raise ValueError(f"{name} must have shape ({hidden.shape[0]},), got {list(targets.shape)}")
+        check_ids(name, targets, self.vocab_size)
+        return targets
+
+    def _reduced(self, losses: mg.Tensor, reduction: str) -> mg.Tensor:
+        if not xp_of(losses.data).isfinite(losses.data).all():
+            raise FloatingPointError(
+                f"losses.{type(self).__name__}: the loss of some example is not finite: hidden or the weights hold "
+                "NaN or infinities, or have grown so large that a score overflows (is the learning rate too high?)"
+            )
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(
+                f'losses.{type(self).__name__}: reduction must be "mean", "sum" or "none", got {reduction!r}'
+            )
+        return losses if reduction == "none" else losses.sum() if reduction == "sum" else losses.mean()

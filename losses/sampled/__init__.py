@@ -1,0 +1,1 @@
+"""Losses that look at the target and at a sample of the other words."""

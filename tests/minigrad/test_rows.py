@@ -1,0 +1,137 @@
+"""Rows against the dense array they stand for."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import minigrad as mg
+from minigrad import kernels
+from minigrad.rows import add_rows
+
+pytestmark = pytest.mark.engine
+
+
+def some_rows(v=5, d=2, dtype="float64"):
+    """Strategy: Rows of an array (v, d), with repeated ids, in small whole numbers so that sums are exact."""
+    whole = st.integers(-4, 4).map(float)
+    return st.integers(0, 6).flatmap(
+        lambda n: st.builds(
+            mg.Rows,
+            hnp.arrays("int64", n, elements=st.integers(0, v - 1)),
+            hnp.arrays(dtype, (n, d), elements=whole),
+            st.just((v, d)),
+        )
+    )
+
+
+def written_out(rows):
+    """Equation (1), word for word."""
+    dense = np.zeros(rows.shape)
+    for i, v in zip(rows.ids, rows.values, strict=True):
+        dense[i] += v
+    return dense
+
+
+@given(some_rows())
+def test_equal_ids_accumulate(rows):
+    assert (rows.dense() == written_out(rows)).all()
+
+
+@given(some_rows(), some_rows())
+def test_rows_plus_rows(a, b):
+    expected = written_out(a) + written_out(b)
+    assert ((a + b).dense() == expected).all()
+    a += b
+    assert (a.dense() == expected).all()
+
+
+@given(some_rows(), some_rows())
+def test_adding_rows_leaves_the_operands_alone(a, b):
+    before = written_out(a), written_out(b)
+    total = a + b
+    total += a
+    assert (written_out(a) == before[0]).all() and (written_out(b) == before[1]).all()
+
+
+@given(some_rows())
+def test_rows_plus_array_and_array_plus_rows(rows):
+    array = np.arange(10.0).reshape(5, 2)
+    expected = written_out(rows) + array
+    assert ((rows + array) == expected).all() and ((array + rows) == expected).all()
+    assert array[0, 1] == 1.0, "neither is written into"
+
+
+@given(some_rows())
+def test_coalesced_rows_have_each_id_once_and_the_same_sum(rows):
+    once = rows.coalesce()
+    assert sorted(set(rows.ids.tolist())) == once.ids.tolist()
+    assert (once.dense() == written_out(rows)).all()
+
+
+@given(some_rows(), st.sampled_from([0.5, -2.0]))
+def test_scaling_rows_and_adding_them_scaled(rows, scale):
+    assert ((rows * scale).dense() == scale * written_out(rows)).all()
+    assert (rows.add_to(np.ones((5, 2)), scale) == 1.0 + scale * written_out(rows)).all()
+
+
+@given(st.data())
+def test_the_kernel_adds_as_the_array_code_does_to_the_last_bit(data):
+    n, dtype = data.draw(st.integers(0, 50)), data.draw(st.sampled_from(["float32", "float64"]))
+    seed = mg.Key(data.draw(st.integers(0, 1000)))
+    ids, values = seed.fold(0).integers(0, 7, n), seed.fold(1).normal((n, 3), dtype)
+    a, b = np.zeros((7, 3), dtype), np.zeros((7, 3), dtype)
+    scale = a.dtype.type(-0.1)
+    kernels.add_rows(a, ids, values, scale)
+    np.add.at(b, ids, values * scale)
+    assert (a == b).all()
+
+
+def test_large_and_small_batches_add_alike():
+    key = mg.Key(0)
+    ids, values = key.integers(0, 50, 3000), key.normal((3000, 8))
+    at_once = add_rows(np.zeros((50, 8), "float32"), ids, values)
+    in_pieces = np.zeros((50, 8), "float32")
+    for i in range(0, 3000, 100):
+        add_rows(in_pieces, ids[i : i + 100], values[i : i + 100])
+    assert (at_once == in_pieces).all()
+
+
+def test_the_gradient_of_a_look_up_holds_the_rows_looked_up_and_no_others():
+    table = mg.param(np.zeros((1_000_000, 2), "float32"))
+    (mg.take(table, [5, 999_999, 5]) * 2.0).sum().backward()
+    assert isinstance(table.grad, mg.Rows)
+    assert table.grad.nbytes == 3 * 8 + 3 * 2 * 4
+    assert table.grad.coalesce().ids.tolist() == [5, 999_999]
+    assert table.grad.coalesce().values.tolist() == [[4.0, 4.0], [2.0, 2.0]]
+
+
+def test_a_look_up_in_a_computed_table_gives_the_table_a_dense_gradient():
+    x = mg.param(np.ones((3, 2)))
+    mg.take(x * 2.0, [0, 0, 2]).sum().backward()
+    assert x.grad.tolist() == [[4.0, 4.0], [0.0, 0.0], [2.0, 2.0]]
+
+
+def test_look_ups_and_dense_uses_of_one_table_add_up():
+    x = mg.param(np.ones((3, 1)))
+    (mg.take(x, [1, 1]).sum() + (x * 3.0).sum() + mg.take(x, [2]).sum()).backward()
+    assert x.grad.ravel().tolist() == [3.0, 5.0, 4.0]
+
+
+def test_ten_thousand_look_ups_of_one_table_are_listed_not_copied_over_and_over():
+    table, total = mg.param(np.ones((4, 1))), 0.0
+    for i in range(10_000):
+        total = total + mg.take(table, [i % 4]).sum()
+    total.backward()
+    assert len(table.grad._parts) == 10_000
+    assert table.grad.dense().ravel().tolist() == [2500.0] * 4
+
+
+def test_ids_out_of_range_and_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(IndexError, match=r"ids must lie in \[0, 3\), got 3"):
+        mg.Rows(np.array([3]), np.ones((1, 2)), (3, 2)).dense()
+    with pytest.raises(ValueError, match=r"need values \[n, 2\]; got ids \[2\], values \[1, 2\]"):
+        mg.Rows(np.array([0, 1]), np.ones((1, 2)), (3, 2))
+    with pytest.raises(ValueError, match=r"cannot add shapes \[3, 2\] and \[4, 2\]"):
+        mg.Rows(np.array([0]), np.ones((1, 2)), (3, 2)) + mg.Rows(np.array([0]), np.ones((1, 2)), (4, 2))

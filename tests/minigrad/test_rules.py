@@ -1,0 +1,154 @@
+"""The calculus: every rule to second order, and what an operation says when it is used wrongly."""
+
+import numpy as np
+import pytest
+from cases import CASES
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minigrad as mg
+from minigrad import rules
+from minigrad.check import NotDifferentiable, check_grads, tensors
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@given(data=st.data())
+def test_a_rule_is_the_derivative_to_second_order(case, data):
+    args = data.draw(case.args)
+    try:
+        case.check(args)
+    except NotDifferentiable:
+        assert case.name == "max", "only a maximum has corners"
+
+
+def test_every_primitive_is_checked():
+    checked = {case.primitive for case in CASES}
+    primitives = {f for f in vars(rules).values() if hasattr(f, "op")}
+    unchecked = {f.op.name for f in primitives - checked} - {
+        "take",
+        "getitem",
+    }  # checked by way of the public functions
+    assert unchecked == {"to", "astype"}  # a copy to another place or type, tested below
+
+
+def test_the_gradient_of_astype_comes_back_in_the_old_type():
+    x = mg.param([1.0, 2.0])
+    (x.astype("float64") * 3.0).sum().backward()
+    assert x.grad.dtype == "float32" and x.grad.tolist() == [3.0, 3.0]
+
+
+def test_the_gradient_of_a_copy_to_the_cpu_comes_back():
+    x = mg.param([1.0, 2.0])
+    (x.to("cpu") * 3.0).sum().backward()
+    assert x.grad.tolist() == [3.0, 3.0]
+
+
+def test_a_maximum_among_equals_shares_its_gradient():
+    x = mg.param([2.0, 5.0, 5.0])
+    x.max().backward()
+    assert x.grad.tolist() == [0.0, 0.5, 0.5]
+
+
+@given(tensors((2, 3)), tensors((2, 3)))
+def test_look_up_and_scatter_are_adjoint(table, values):
+    """⟨A x, g⟩ = ⟨x, Aᵀ g⟩, with A the look-up of rows 1, 0, 1."""
+    ids = np.array([1, 0, 1])
+    g = values.data[[0, 1, 0]]
+    looked_up = mg.take(table, ids).data
+    scattered = rules.scatter_rows(g, ids=ids, shape=(2, 3))
+    assert np.isclose((looked_up * g).sum(), (table.data * scattered).sum())
+
+
+@given(tensors((3, 1)), tensors((2, 3, 4)))
+def test_broadcasting_and_summing_are_adjoint(x, g):
+    x.grad = None
+    mg.broadcast_to(x, (2, 3, 4)).backward(g.data)
+    assert np.isclose((np.broadcast_to(x.data, (2, 3, 4)) * g.data).sum(), (x.data * x.grad).sum())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("f", [mg.sigmoid, mg.softplus, mg.logsigmoid, mg.tanh], ids=lambda f: f.__name__)
+def test_squashing_functions_are_finite_everywhere_and_never_warn(f, dtype):
+    x = np.array([-np.inf, -1e4, -100.0, -20.0, 0.0, 20.0, 100.0, 1e4], dtype)
+    assert not np.isnan(f(x)).any()
+
+
+def test_sigmoid_keeps_its_digits_far_out():
+    x = np.array([-80.0, -20.0, -1.0, 0.0, 5.0])
+    assert np.allclose(mg.sigmoid(x), np.exp(x) / (1 + np.exp(x)), rtol=1e-14, atol=0)
+    assert np.allclose(mg.sigmoid(x.astype("float32")), np.exp(x) / (1 + np.exp(x)), rtol=1e-6, atol=0)
+
+
+def test_softplus_keeps_its_digits_far_out():
+    assert mg.softplus(np.array([-40.0]))[0] == pytest.approx(np.exp(-40.0), rel=1e-12)
+    assert mg.softplus(np.array([1000.0]))[0] == 1000.0
+
+
+def test_logsumexp_of_large_numbers_and_of_nothing():
+    assert mg.logsumexp(np.array([1e4, 1e4])) == pytest.approx(1e4 + np.log(2))
+    assert mg.logsumexp(np.array([-np.inf, -np.inf])) == -np.inf
+
+
+@pytest.mark.parametrize(
+    ("f", "error", "says"),
+    [
+        (lambda a, b: a @ b, ValueError, r"minigrad.matmul\(float32\[2, 3\], float32\[4, 5\]\): 3 columns .* 4 rows"),
+        (lambda a, b: a + b, ValueError, r"minigrad.add\(float32\[2, 3\], float32\[4, 5\]\)"),
+        (lambda a, b: a @ 2.0, ValueError, r"minigrad.matmul\(float32\[2, 3\], float\)"),
+        (lambda a, b: a.reshape(4), ValueError, r"minigrad.reshape\(float32\[2, 3\]\)"),
+        (lambda a, b: a[2], IndexError, r"minigrad.getitem\(float32\[2, 3\]\).*2"),
+        (lambda a, b: mg.take(a, [0, 2]), IndexError, r"minigrad.take\(float32\[2, 3\]\): ids .* \[0, 2\), got 2"),
+        (lambda a, b: mg.take(a, [-1]), IndexError, r"minigrad.take\(float32\[2, 3\]\): ids .* \[0, 2\), got -1"),
+        (lambda a, b: mg.take(a, [0.5]), TypeError, r"minigrad.take\(float32\[2, 3\]\): ids must be integers"),
+        (lambda a, b: a[np.array([5])], IndexError, r"minigrad.take.*ids .* \[0, 2\), got 5"),
+        (lambda a, b: a[np.array([-3])], IndexError, r"minigrad.take.*ids .* \[0, 2\), got -1"),
+        (lambda a, b: a.sum(2), ValueError, r"minigrad.sum\(float32\[2, 3\]\).*axis 2"),
+        (lambda a, b: a**b, TypeError, r"minigrad.power.*plain number"),
+        (lambda a, b: a + "1", TypeError, r"minigrad.add\(float32\[2, 3\], str\)"),
+        (lambda a, b: a * a.astype("float64"), TypeError, r"minigrad.mul\(float32.*float64.*different precisions"),
+        (lambda a, b: mg.exp(a, 1), TypeError, r"minigrad.exp: expected 1 arguments, got 2"),
+        (lambda a, b: a[:0].mean(), ValueError, r"minigrad.mean\(float32\[0, 3\]\): the mean of nothing"),
+    ],
+)
+def test_an_error_names_the_operation_and_what_it_was_given(f, error, says):
+    with pytest.raises(error, match=says):
+        f(mg.param(np.ones((2, 3), "float32")), mg.param(np.ones((4, 5), "float32")))
+
+
+def test_options_may_be_given_by_position():
+    x = mg.param([[1.0, 2.0], [3.0, 4.0]])
+    assert mg.sum(x, 0).data.tolist() == [4.0, 6.0]
+    assert mg.sum(x, 0, True).shape == (1, 2)
+    assert mg.power(x, 2).data.tolist() == [[1.0, 4.0], [9.0, 16.0]]
+
+
+def test_negative_indices_count_from_the_end():
+    x = mg.param([1.0, 2.0, 3.0])
+    (x[np.array([-1, 0])] * np.array([10.0, 1.0])).sum().backward()
+    assert x.grad.dense().tolist() == [1.0, 0.0, 10.0]
+
+
+def test_a_readers_own_primitive_is_checked_like_ours():
+    cube = mg.primitive("cube", lambda a: a**3, d=[lambda g, y, a: 3.0 * g * a * a])
+    check_grads(cube, np.array([0.5, -2.0]))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: mg.primitive("f", lambda a: a, d=[lambda g, y, a: g], keep="z"), "keep must be"),
+        (lambda: mg.primitive("f", lambda a: a), "either d="),
+        (lambda: mg.primitive("f", lambda a, b: a, d=[lambda g, y, a, b: g]), "2 arguments need 2 rules, got 1"),
+    ],
+)
+def test_a_primitive_without_sensible_rules_is_refused(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+def test_a_rule_of_the_wrong_shape_is_caught():
+    wrong = mg.primitive("wrong", lambda a: a.sum(), d=[lambda g, y, a: g.reshape((1, 1)) * np.ones((5, 2), "float32")])
+    with pytest.raises(ValueError, match=r"a rule of wrong gave a gradient of shape \[5, 2\] for an .* shape \[3\]"):
+        wrong(mg.param([1.0, 2.0, 3.0])).backward()
