@@ -95,7 +95,8 @@ def primitive(
       d = [rule for each argument], each  rule(g, y, *arguments, **params) -> ∂L/∂argument, or
       joint(g, y, residual, *arguments, **params) -> (∂L/∂argument for each), where `forward` returns (y, residual):
             for derivatives that share work. `residual` is None when it must be computed afresh (see `once`).
-    g is ∂L/∂y. The tape sums the result over broadcast axes and casts it: rules need not.
+    g is ∂L/∂y. The tape sums the result over broadcast axes and casts it: rules need not. It casts y, too, to the type
+    of the arguments, unless there is an option `dtype`.
     keep: what the rules see. "x" the arguments, "y" the result, "xy" both, "" neither; what isn't kept is None, and
           with "shape" each argument is its shape.
     once: the joint rule cannot be differentiated again; asking for that raises.
@@ -162,7 +163,7 @@ def primitive(
             raise _described(op, args, error) from error
         if joint is not None:
             y, residual = y
-        if y.dtype is not dtype and y.dtype.kind == "f":
+        if y.dtype is not dtype and y.dtype.kind == "f" and "dtype" not in params:
             y = y.astype("float32" if dtype.kind in "iub" else dtype)
         if not (needs and _state.recording):
             return Tensor._of(y, None)

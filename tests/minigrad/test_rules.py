@@ -35,7 +35,9 @@ def test_every_primitive_is_checked():
 
 def test_the_gradient_of_astype_comes_back_in_the_old_type():
     x = mg.param([1.0, 2.0])
-    (x.astype("float64") * 3.0).sum().backward()
+    y = x.astype("float64") * 3.0
+    assert y.dtype == "float64"
+    y.sum().backward()
     assert x.grad.dtype == "float32" and x.grad.tolist() == [3.0, 3.0]
 
 
