@@ -42,9 +42,7 @@ from _shared.vocabulary import Tokens, Vocabulary
 
 import losses
 import minigrad as mg
-from losses.sampled.negative import negative_sampling_naive
 
-HOW = ("per-word", "minibatch", "shared")
 CHUNK = 50_000  # words that are made into pairs, and provided with noise, at once
 WORDS_TO_SHOW = "array file string thread error number python function true matrix list time"
 
@@ -79,27 +77,29 @@ class SkipGram:
 
 # %% Rung 1: the slide's graph, word by word
 def learn_per_word(model: SkipGram, tokens: Tokens, args, key: mg.Key):
-    """For each word of each sentence: a graph of one dot product for every context and every negative word."""
-    starts = np.flatnonzero(np.diff(tokens.sentence, prepend=-1))
-    for number, sentence in enumerate(np.split(tokens.ids, starts[1:])):
-        noise = model.layer.sampler.sample(key.fold(number), (len(sentence), 2 * args.window, args.negatives))
-        for i, centre in enumerate(sentence):
-            h = mg.take(model.vectors, centre)  # (d,)
-            loss, pairs = 0.0, 0
-            for j in range(max(0, i - args.window), min(len(sentence), i + args.window + 1)):
-                if j == i:
-                    continue
-                target = (mg.take(model.layer.weight, sentence[j]) * h).sum()
-                negatives = [(mg.take(model.layer.weight, n) * h).sum().reshape(1) for n in noise[i, pairs]]
-                loss = loss + negative_sampling_naive(target, negatives[0])
-                for score in negatives[1:]:
-                    loss = loss - mg.log(mg.sigmoid(-score)).sum()
-                pairs += 1
-            if pairs:
-                model.update(loss)
-                yield 1, pairs, loss
-            else:
-                yield 1, 0, None
+    """For each word of each sentence a graph: a dot product for every context, and for every negative word."""
+    reach = window_of_each(len(tokens), args, key.fold(0))
+    noise = model.layer.draw(key.fold(1), 2 * args.window, len(tokens))
+    for i, centre in enumerate(tokens.ids):
+        nearby = range(max(0, i - reach[i]), min(len(tokens), i + reach[i] + 1))
+        contexts = [tokens.ids[j] for j in nearby if j != i and tokens.sentence[j] == tokens.sentence[i]]
+        h, loss = mg.take(model.vectors, centre), 0.0  # (d,)
+        for context, negatives in zip(contexts, noise[i], strict=False):
+            loss = loss - mg.log(mg.sigmoid(score(model, context, h)))
+            for negative in negatives:
+                loss = loss - mg.log(mg.sigmoid(-score(model, negative, h)))
+        if contexts:
+            model.update(loss)
+        yield 1, len(contexts), loss
+
+
+def score(model: SkipGram, word: int, h: mg.Tensor) -> mg.Tensor:
+    return (mg.take(model.layer.weight, word) * h).sum()
+
+
+def window_of_each(n: int, args, key: mg.Key) -> np.ndarray:
+    """How far each of n words looks: always the whole window, or 1 to window at random, as in word2vec."""
+    return np.full(n, args.window) if args.full_window else mg.to_cpu(key.integers(1, args.window + 1, n))
 
 
 # %% Rungs 2 and 3: mini-batches, with negatives of each pair's own, or shared
@@ -110,9 +110,6 @@ def learn_in_batches(model: SkipGram, tokens: Tokens, args, key: mg.Key):
     """
     centres, contexts = skipgram_pairs(tokens, args.window, None if args.full_window else key.fold(0))
     steps = -(-len(centres) // args.batch)
-    if not steps:
-        yield len(tokens), 0, None
-        return
     noise = model.layer.draw(key.fold(1), args.batch, steps)
     centres, contexts = mg.backend.asarray(centres), mg.backend.asarray(contexts)
     for step in range(steps):
@@ -124,100 +121,92 @@ def learn_in_batches(model: SkipGram, tokens: Tokens, args, key: mg.Key):
         yield len(tokens) * (step + 1) // steps - len(tokens) * step // steps, len(centre), loss
 
 
-def learner(how: str):
-    return learn_per_word if how == "per-word" else learn_in_batches
+LEARN = {"per-word": learn_per_word, "minibatch": learn_in_batches, "shared": learn_in_batches}
 
 
 # %% The ladder: the same words, learned in three ways
 def climb(vocabulary: Vocabulary, tokens: Tokens, args, seconds: float) -> list[dict]:
     """words/s of each rung: each goes over the same words again and again for so many seconds, after a warm-up."""
     rungs = []
-    for how in HOW:
-        model = SkipGram.new(vocabulary, how, args)
-        for _ in zip(range(3), learner(how)(model, tokens, args, mg.Key(args.seed)), strict=False):
-            pass  # warm up: kernels are compiled, or read from disk
+    for how, learn in LEARN.items():
+        model, key = SkipGram.new(vocabulary, how, args), mg.Key(args.seed).fold(2)
+        for _ in zip(range(3), learn(model, tokens, args, key), strict=False):
+            pass  # kernels are compiled now, or read from disk
         words = pairs = rounds = 0
         start = now = time.perf_counter()
         while now - start < seconds:
-            for n, m, _ in learner(how)(model, tokens, args, mg.Key(args.seed).fold(2, rounds)):
-                words, pairs = words + n, pairs + m
-                now = time.perf_counter()
+            for new_words, new_pairs, _ in learn(model, tokens, args, key.fold(rounds)):
+                words, pairs, now = words + new_words, pairs + new_pairs, time.perf_counter()
                 if now - start >= seconds:
                     break
             rounds += 1
+        if not pairs:
+            raise DemoError("there is nothing to learn: no word of the text has a neighbour within its sentence")
         rungs.append({"how": how, "words_per_second": words / (now - start), "pairs_per_second": pairs / (now - start)})
     return rungs
 
 
 # %% Training on the whole text
-def train(model: SkipGram, how: str, tokens: Tokens, counts, args) -> dict:
+def train(model: SkipGram, how: str, tokens: Tokens, counts: np.ndarray, args) -> dict:
     """All epochs, the learning rate falling to nothing on the way, as in word2vec."""
-    keep = keep_probability(counts, args.subsample, args.formula)
-    keep[0] = 0.0  # <unk> is many words, and no context says which
-    key, done, curve, total = mg.Key(args.seed).fold(3), 0, [], args.epochs * len(tokens)
-    loss_sum = pair_sum = 0
+    total, done, pairs, curve = args.epochs * len(tokens), 0.0, 0, []
     with interruptible() as stop, Progress("training", total) as bar:
-        for epoch in range(args.epochs):
-            for chunk in range(0, len(tokens), CHUNK):
-                k = key.fold(epoch, chunk)
-                text = Tokens(tokens.ids[chunk : chunk + CHUNK], tokens.sentence[chunk : chunk + CHUNK])
-                kept = subsample(text, keep, k.fold(0))
-                per_kept = len(text) / max(len(kept), 1)  # progress is told in words of the text
-                for words, pairs, loss in learner(how)(model, kept, args, k.fold(1)):
-                    done += words * per_kept
-                    model.optimiser.lr = args.lr * max(1.0 - done / total, 1e-4)
-                    pair_sum += pairs
-                    if loss is not None and pair_sum - loss_sum >= 20 * args.batch:
-                        loss_sum = pair_sum
-                        curve.append([round(done), loss.item() / pairs])
-                    bar.advance(words * per_kept, loss=np.mean([c[1] for c in curve[-10:]]) if curve else None)
-                    if stop.requested:
-                        break
-                if stop.requested:
-                    break
+        for new_words, new_pairs, loss in updates(model, how, tokens, counts, args):
+            done, pairs = done + new_words, pairs + new_pairs
+            model.optimiser.lr = args.lr * max(1.0 - done / total, 1e-4)
+            if new_pairs and pairs >= (len(curve) + 1) * 20 * args.batch:  # not at each step: on a GPU, reading waits
+                curve.append([round(done), loss.item() / new_pairs])
+            bar.advance(round(done) - bar.done, loss=np.mean([c[1] for c in curve[-10:]]) if curve else None)
             if stop.requested:
                 break
-    if not pair_sum:
+    if not pairs:
         raise DemoError("there is nothing to learn: no word of the text has a neighbour within its sentence")
     return {
-        "epochs": args.epochs,
+        "how": how,
         "stopped_early": stop.requested,
-        "words": round(done),
-        "pairs": pair_sum,
+        "words": bar.done,
+        "pairs": pairs,
         "seconds": bar.seconds,
         "words_per_second": bar.rate,
         "loss_curve": curve,
     }
 
 
+def updates(model: SkipGram, how: str, tokens: Tokens, counts: np.ndarray, args):
+    """Every update of every epoch: (words of the text behind it, pairs, loss)."""
+    keep = keep_probability(counts, args.subsample, args.formula)
+    keep[0] = 0.0  # <unk> is many words, and no context says which
+    for epoch in range(args.epochs):
+        for begin in range(0, len(tokens), CHUNK):
+            key = mg.Key(args.seed).fold(3, epoch, begin)
+            text = Tokens(tokens.ids[begin : begin + CHUNK], tokens.sentence[begin : begin + CHUNK])
+            kept = subsample(text, keep, key.fold(0))
+            for words, pairs, loss in LEARN[how](model, kept, args, key.fold(1)):
+                yield words * len(text) / len(kept), pairs, loss
+
+
 # %% What was learned
-def neighbour_table(vocabulary: Vocabulary, vectors: np.ndarray, wanted: list[str]) -> dict:
+def neighbours(vocabulary: Vocabulary, vectors: np.ndarray, wanted: list[str]) -> dict[str, list[str]]:
+    """Prints the words nearest to each of the wanted ones; returns them."""
     words = [word for word in wanted if vocabulary.id(word)]
-    if not words:  # another text, another language: words of middling frequency
-        words = [
-            vocabulary.words[i]
-            for i in np.unique(np.geomspace(min(20, len(vectors) - 1), len(vectors) - 1, 12).astype(int))
-        ]
-    near, cosines = nearest_neighbours(vectors, [vocabulary.id(word) for word in words], k=6)
-    table(
-        "Nearest neighbours, by cosine",
-        ["word", "count", "nearest"],
-        [
-            [
-                word,
-                int(vocabulary.counts[vocabulary.id(word)]),
-                "  ".join(f"{vocabulary.words[i]} {c:.2f}" for i, c in zip(ids, cs, strict=True)),
-            ]
-            for word, ids, cs in zip(words, near, cosines, strict=True)
-        ],
-    )
-    return {word: [vocabulary.words[i] for i in ids] for word, ids in zip(words, near, strict=True)}
+    if not words:  # another text, another language: some words from frequent to rare
+        ranks = np.geomspace(min(20, len(vectors) - 1), len(vectors) - 1, 12)
+        words = [vocabulary.words[rank] for rank in np.unique(ranks.astype(int))]
+    found, rows = {}, []
+    for word, ids, cosines in zip(
+        words, *nearest_neighbours(vectors, list(map(vocabulary.id, words)), k=6), strict=True
+    ):
+        found[word] = vocabulary.decode(ids)
+        near = "  ".join(f"{other} {cosine:.2f}" for other, cosine in zip(found[word], cosines, strict=True))
+        rows.append([word, vocabulary.counts[vocabulary.id(word)], near])
+    table("Nearest neighbours, by cosine", ["word", "count", "nearest"], rows)
+    return found
 
 
 def parser():
     p = common_flags(__doc__, name="wordemb-negative-sampling")
-    p.add_argument("--how", choices=HOW, help="train in this way; without it: the ladder, then shared")
-    p.add_argument("--epochs", type=int, default=10, help="passes over the text (default 10)")
+    p.add_argument("--how", choices=LEARN, help="train in this way; without it: the ladder, then shared")
+    p.add_argument("--epochs", type=int, default=15, help="passes over the text (default 15)")
     p.add_argument("--dim", type=int, default=128, help="numbers in a word vector (default 128)")
     p.add_argument("--window", type=int, default=5, help="contexts on either side, at most (default 5)")
     p.add_argument("--full-window", action="store_true", help="always the whole window; else 1 to WINDOW, as word2vec")
@@ -243,7 +232,7 @@ def main(argv=None) -> None:
     if args.quick:
         args.epochs, args.dim, args.min_count = min(args.epochs, 1), min(args.dim, 32), min(args.min_count, 3)
     for name in ("epochs", "dim", "window", "negatives", "shared", "batch", "lr"):
-        if not getattr(args, name) > 0:
+        if not 0 < getattr(args, name) < float("inf"):
             raise DemoError(f"--{name} must be positive, got {getattr(args, name)}")
     choose_device(args.device)
     out = output_folder(args.out)
@@ -251,49 +240,36 @@ def main(argv=None) -> None:
     corpus = load_corpus(args.corpus, limit_words=20_000 if args.quick else None)
     vocabulary = Vocabulary.from_sentences(corpus.sentences, args.min_count)
     tokens = vocabulary.encode(corpus.sentences)
-    print(f"{corpus.describe()}\n{len(vocabulary):,} words occur {args.min_count} times or more")
+    print(f"{corpus.describe()}\n{len(vocabulary) - 1:,} words occur {args.min_count} times or more")
+    results = {"environment": environment(), "corpus": corpus.describe(), "arguments": vars(args)}
 
-    results = {
-        "environment": environment(),
-        "corpus": corpus.describe(),
-        "arguments": vars(args),
-        "vocabulary": len(vocabulary),
-    }
-    how = args.how or "shared"
     if args.how is None:
-        slice_ = Tokens(tokens.ids[:2000], tokens.sentence[:2000])
-        results["ladder"] = rungs = climb(vocabulary, slice_, args, 0.3 if args.quick else 3.0)
+        print("climbing the ladder ...", flush=True)
+        first = Tokens(tokens.ids[:2000], tokens.sentence[:2000])
+        rungs = results["ladder"] = climb(vocabulary, first, args, seconds=0.3 if args.quick else 3.0)
+        for rung, below in zip(rungs, [None, *rungs], strict=False):
+            rung["over_rung_below"] = below and rung["words_per_second"] / below["words_per_second"]
         table(
-            f"The ladder: {args.dim} numbers a vector, window {args.window}, {args.negatives} negatives, {args.optimiser}",
+            "The ladder: the same learning, done in three ways",
             ["how", "words/s", "pairs/s", "times the rung below"],
-            [
-                [
-                    r["how"],
-                    r["words_per_second"],
-                    r["pairs_per_second"],
-                    f"{r['pairs_per_second'] / below['pairs_per_second']:.1f}×" if below else None,
-                ]
-                for r, below in zip(rungs, [None, *rungs], strict=False)
-            ],
+            [list(rung.values()) for rung in rungs],
         )
 
-    model = SkipGram.new(vocabulary, how, args)
-    results["training"] = train(model, how, tokens, vocabulary.counts, args)
+    model = SkipGram.new(vocabulary, args.how or "shared", args)
+    try:
+        results["training"] = train(model, args.how or "shared", tokens, vocabulary.counts, args)
+    except FloatingPointError:
+        raise DemoError(f"the vectors have grown beyond all bounds: try --lr smaller than {args.lr}") from None
     vectors = model.vectors.numpy()
-    if not np.isfinite(vectors).all():
-        raise DemoError(f"the vectors have grown beyond all bounds: try --lr smaller than {args.lr}")
+    wanted = (args.neighbours or WORDS_TO_SHOW).replace(",", " ").split()
+    results["neighbours"] = neighbours(vocabulary, vectors, wanted)
 
-    wanted = args.neighbours.split(",") if args.neighbours else WORDS_TO_SHOW.split()
-    results["neighbours"] = neighbour_table(vocabulary, vectors, wanted)
     write_word2vec(out / "vectors.txt", vocabulary.words, vectors)
     write_projector(out / "vectors.tsv", out / "metadata.tsv", vocabulary.words, vectors)
+    frequent = [i for i, word in enumerate(vocabulary.words) if word.isalpha()][:150] or range(len(vectors))
+    word_map(out / "map.png", vocabulary.decode(frequent), vectors[frequent], "The most frequent words", args.show)
     write_json(out / "results.json", results)
-    shown = [i for i in range(1, len(vocabulary)) if vocabulary.words[i].isalpha()][:150]
-    if len(shown) >= 3:
-        word_map(
-            out / "map.png", [vocabulary.words[i] for i in shown], vectors[shown], "Frequent words", args.show, 150
-        )
-    print(f"written to {out}: vectors.txt, vectors.tsv, metadata.tsv, results.json, map.png")
+    print(f"in {out}: vectors.txt, vectors.tsv, metadata.tsv, map.png, results.json")
 
 
 if __name__ == "__main__":

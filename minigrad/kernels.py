@@ -23,10 +23,11 @@ def kernel(function: Callable) -> Callable:
         if compiled is None:
             import numba
 
+            options = {"nogil": True, "error_model": "numpy"}  # x / 0 is inf, as in array code, and loops vectorise
             try:
-                compiled = numba.njit(cache=True, nogil=True)(function)
+                compiled = numba.njit(cache=True, **options)(function)
             except RuntimeError:  # no folder in which compiled code could be kept
-                compiled = numba.njit(nogil=True)(function)
+                compiled = numba.njit(**options)(function)
         return compiled(*args)
 
     return call
@@ -39,9 +40,19 @@ def add_rows(out, ids, values, scale):
     `np.add.at` pays its general machinery for every element; here the inner loop runs over one row.
     """
     for i in range(ids.shape[0]):
-        row = ids[i]
+        out_row, row = out[ids[i]], values[i]
         for j in range(out.shape[1]):
-            out[row, j] += scale * values[i, j]
+            out_row[j] += scale * row[j]
+
+
+@kernel
+def adagrad_rows(w, s, ids, g, lr, eps):
+    """Twin of `Adagrad._update_rows`, for rows of which each id occurs once: one pass instead of eight."""
+    for i in range(ids.shape[0]):
+        w_row, s_row, g_row = w[ids[i]], s[ids[i]], g[i]
+        for j in range(w.shape[1]):
+            s_row[j] += g_row[j] * g_row[j]
+            w_row[j] -= lr * g_row[j] / (np.sqrt(s_row[j]) + eps)
 
 
 @kernel

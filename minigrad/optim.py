@@ -13,8 +13,9 @@ For (1) the order doesn't matter, and they are added one after the other.
 
 from collections.abc import Iterable
 
+from . import kernels
 from .backend import type_of_array, xp_of
-from .rows import Rows
+from .rows import Rows, flat, worth_a_kernel
 from .tensor import Tensor
 
 
@@ -85,7 +86,10 @@ class Adagrad(Optimizer):
         w -= self.lr * g / (xp.sqrt(s) + self.eps)
 
     def _update_rows(self, i, w, g):
-        xp, s, g = xp_of(w), self.sums[i], g.coalesce()
-        ids, g = g.ids, g.values  # each id once, so that plain indexing may write
+        xp, s, once = xp_of(w), self.sums[i], g.coalesce()
+        ids, g = once.ids, once.values  # each id once, so that plain indexing may write
+        if worth_a_kernel(w, g):
+            kernels.adagrad_rows(flat(w), flat(s), ids, flat(g), w.dtype.type(self.lr), w.dtype.type(self.eps))
+            return
         s[ids] += g * g
         w[ids] -= self.lr * g / (xp.sqrt(s[ids]) + self.eps)

@@ -18,7 +18,15 @@ import math
 from . import kernels
 from .backend import check_ids, on_cpu, type_of_array, xp_of
 
-_SMALL = 4096  # elements; below it, array code is done before a Numba kernel would be loaded
+
+def worth_a_kernel(out: type_of_array, values: type_of_array) -> bool:
+    """Whether a Numba twin may write `values` into `out`, and they are so many that loading it pays."""
+    return on_cpu(out) and values.size >= 4096 and out.flags.c_contiguous and out.dtype == values.dtype
+
+
+def flat(array: type_of_array) -> type_of_array:
+    """(n, …) as (n, m): the same memory, for kernels that take rows."""
+    return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
 class Rows:
@@ -119,9 +127,8 @@ def add_rows(out: type_of_array, ids: type_of_array, values: type_of_array, scal
     out (V, ...), ids (n,) in [0, V), values (n, ...). Returns `out`.
     """
     check_ids("minigrad.add_rows: ids", ids, len(out))
-    if on_cpu(out) and values.size >= _SMALL and out.flags.c_contiguous and out.dtype == values.dtype:
-        width = math.prod(out.shape[1:])
-        kernels.add_rows(out.reshape(len(out), width), ids, values.reshape(len(ids), width), out.dtype.type(scale))
+    if worth_a_kernel(out, values):
+        kernels.add_rows(flat(out), ids, flat(values), out.dtype.type(scale))
     else:
         xp_of(out).add.at(out, ids, values if scale == 1.0 else values * out.dtype.type(scale))
     return out

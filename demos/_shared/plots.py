@@ -15,17 +15,16 @@ NO_WINDOW = {"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"}  # matplotli
 def word_map(path: Path, words: Sequence[str], vectors: np.ndarray, title: str, show=False, num_words=150) -> None:
     """Draw the first `num_words` words (400 at most) so that similar vectors stand together; 1600 × 1200 pixels.
 
-    The places are `tsne`'s: near means similar, far means little. The colours are `kmeans` of the vectors themselves.
-    A word moved far aside to be readable has a line to its dot; one that finds no room is its dot alone.
+    The places are t-SNE's (van der Maaten and Hinton, JMLR 2008): near means similar, far means little. The colours
+    are k-means of the vectors themselves. A word moved far aside to be readable has a line to its dot; one that finds
+    no room is its dot alone.
     """
     words, vectors = words[: min(num_words, 400)], np.array(vectors[: min(num_words, 400)], dtype=np.float64)  # (n, d)
     if not len(words) or vectors.ndim != 2 or len(vectors) != len(words) or not np.isfinite(vectors).all():
         raise ValueError(f"a map of {len(words)} words needs as many finite vectors, not shape {vectors.shape}")
     vectors -= vectors.mean(axis=0)  # what all words share tells none apart
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)  # near in cosine
-    u, s, _ = np.linalg.svd(vectors, full_matrices=False)
-    points = (u * s)[:, :30]  # (n, ≤ 30): PCA
-    places = tsne(points)  # (n, 2)
+    places, clusters = _places_and_clusters(vectors)
     places = [90, 40] + (places - places.min(axis=0)) / np.maximum(np.ptp(places, axis=0), 1e-12) * [1420, 1060]
 
     figure = FigureCanvasAgg(Figure(figsize=(16, 12), dpi=100)).figure  # on these axes one unit is one pixel:
@@ -36,7 +35,7 @@ def word_map(path: Path, words: Sequence[str], vectors: np.ndarray, title: str, 
     labels = [axes.text(0, 0, word, fontsize=np.clip(2600 / len(words), 10, 17), **style) for word in words]
     halves = np.array([label.get_window_extent().size for label in labels]) / 2 + [4, 1]  # half widths and heights
     centres = spread_labels(places, halves, low=[0, 0], high=[1600, 1130])
-    for i, cluster in enumerate(kmeans(points, min(len(COLOURS), len(words)))):
+    for i, cluster in enumerate(clusters):
         if any((abs(centres[i] - centres[j]) < halves[i] + halves[j] - 3).all() for j in range(i)):
             labels[i].set_visible(False)
             centres[i], halves[i] = places[i], -1600  # a dot is in nobody's way
@@ -47,53 +46,17 @@ def word_map(path: Path, words: Sequence[str], vectors: np.ndarray, title: str, 
     _save(figure, path, show)
 
 
-def tsne(points: np.ndarray, perplexity: float = 12.0, steps: int = 600, seed: int = 1) -> np.ndarray:
-    """Place n points in the plane, (n, 2), so that neighbours stay neighbours (van der Maaten & Hinton 2008, exact).
+def _places_and_clusters(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A place in the plane for each of n points, (n, 2), and the number of its cluster, (n,)."""
+    from sklearn.cluster import KMeans  # here, not above: importing it takes longer than drawing bars
+    from sklearn.manifold import TSNE
 
-    (1) p_j|i ∝ exp(−βᵢ|xᵢ − xⱼ|²), βᵢ such that the entropy of p_·|i is log(perplexity);  pᵢⱼ = (p_j|i + p_i|j) / 2n
-    (2) qᵢⱼ ∝ wᵢⱼ = 1 / (1 + |yᵢ − yⱼ|²)
-    (3) ∂KL(p‖q)/∂yᵢ = 4 Σⱼ (pᵢⱼ − qᵢⱼ) wᵢⱼ (yᵢ − yⱼ)
-    """
-    n = len(points)
-    others = 1.0 - np.eye(n)
-    distances = _squared_distances(points, points)  # (n, n)
-    distances -= np.min(distances + 1e9 * np.eye(n), axis=1, keepdims=True)  # p is the same, and exp never all 0
-    log_beta, stride = np.zeros(n), 16.0
-    for _ in range(40):  # (1) bisection on log βᵢ, for all i at once
-        p = others * np.exp(-np.exp(log_beta)[:, None] * np.maximum(distances, 0))
-        p /= np.maximum(p.sum(axis=1, keepdims=True), 1e-300)
-        entropy = -(p * np.log(np.maximum(p, 1e-300))).sum(axis=1)
-        log_beta += stride * np.sign(entropy - np.log(min(perplexity, max(1, (n - 1) / 3))))
-        stride /= 2
-    p = (p + p.T) / (2 * n)
-    y = 1e-5 * np.random.default_rng(seed).normal(size=(n, 2))  # equal points must part
-    y[:, : points.shape[1]] += 1e-4 * points[:, :2]  # as PCA has them, but tiny
-    velocity, gains = np.zeros((n, 2)), np.ones((n, 2))
-    for step in range(steps):
-        early = step < 200  # p counts 12-fold at first: groups form while there is room to pass
-        w = others / (1 + _squared_distances(y, y))  # (2)
-        force = ((12 if early else 1) * p - w / max(w.sum(), 1e-300)) * w
-        gradient = 4 * (force.sum(axis=1, keepdims=True) * y - force @ y)  # (3)
-        gains = np.maximum(np.where(gradient * velocity < 0, gains + 0.2, gains * 0.8), 0.01)
-        velocity = (0.5 if early else 0.8) * velocity - max(n / 12, 50) * gains * gradient
-        y += velocity
-    return y
-
-
-def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.maximum((a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2 * a @ b.T, 0)  # (len(a), len(b))
-
-
-def kmeans(points: np.ndarray, k: int, steps: int = 30) -> np.ndarray:
-    """Return the cluster, 0 … k − 1, of each point. The centres start far apart, each far from those before."""
-    centres = points[:1]
-    while len(centres) < k:
-        centres = np.vstack([centres, points[_squared_distances(points, centres).min(axis=1).argmax()]])
-    for _ in range(steps):
-        clusters = _squared_distances(points, centres).argmin(axis=1)
-        for c in set(clusters):
-            centres[c] = points[clusters == c].mean(axis=0)
-    return clusters
+    different = len(np.unique(points, axis=0))
+    clusters = KMeans(min(len(COLOURS), different), n_init=4, random_state=1).fit_predict(points)
+    if different < 4:
+        return np.repeat(clusters[:, None], 2, axis=1).astype(float), clusters
+    tsne = TSNE(perplexity=min(12.0, (len(points) - 1) / 3), init="random", method="exact", random_state=1)
+    return tsne.fit_transform(points).astype(float), clusters
 
 
 def spread_labels(places: np.ndarray, halves: np.ndarray, low, high, steps: int = 500) -> np.ndarray:

@@ -16,7 +16,7 @@ from _shared import progress
 from _shared.errors import DemoError
 from _shared.export import nearest_neighbours, write_projector, write_word2vec
 from _shared.flags import choose_device, common_flags, output_folder, run_demo
-from _shared.plots import bars, kmeans, spread_labels, tsne, word_map
+from _shared.plots import bars, spread_labels, word_map
 from _shared.progress import Progress, interruptible
 from _shared.report import atomic_write, environment, table, write_json
 
@@ -438,18 +438,6 @@ def three_groups() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(1)
     group = rng.permutation(60) % 3
     return group, 10 * np.eye(3, 20)[group] + rng.normal(size=(60, 20))
-
-
-def test_tsne_keeps_the_groups_together():
-    group, points = three_groups()
-    places = tsne(points)
-    distances = np.linalg.norm(places[:, None] - places, axis=-1) + 1e9 * np.eye(60)
-    assert (group[distances.argmin(axis=1)] == group).all()
-
-
-def test_kmeans_finds_the_groups():
-    group, points = three_groups()
-    assert len(set(zip(group, kmeans(points, 3), strict=True))) == 3
 
 
 def test_a_heap_of_labels_is_spread_until_none_overlap_and_stays_inside():
