@@ -1,6 +1,6 @@
 """minigrad: a small autodiff engine on NumPy and CuPy, written to be read.
 
-Begin with `tensor.py`, then `tape.py` (the walk back), then `rules.py` (the calculus, a line per operation).
+Begin with `tensor.py`, then `tape.py` and `walk.py` (there and back), then `rules.py` (the calculus).
 """
 
 from . import backend, check, optim, rules
@@ -31,7 +31,8 @@ from .rules import (
     tanh,
     transpose,
 )
-from .tape import grad, no_grad, primitive
+from .tape import no_grad, primitive
 from .tensor import Tensor, param, tensor
+from .walk import grad
 
 __version__ = "0.1.0"

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 from .backend import type_of_array, xp_of
 from .rng import Key
 from .rows import Rows
-from .tape import grad
 from .tensor import Tensor, param, tensor
+from .walk import grad
 
 
 class GradientError(AssertionError):

@@ -1,7 +1,7 @@
 """`Tensor`: an array, whether it needs a gradient, and the gradient when it has come.
 
 Nothing clever happens here. The operators are the functions of `rules.py` (hung on at the end of that file); how
-gradients are found is told in `tape.py`; whether the array is NumPy's or CuPy's only `backend.py` knows.
+gradients are found is told in `tape.py` and `walk.py`; whether the array is NumPy's or CuPy's only `backend.py` knows.
 """
 
 from typing import Any
@@ -134,7 +134,7 @@ class Tensor:
         the same graph raises, unless the first had retain_graph=True. create_graph=True makes the gradients tensors
         that can be differentiated again.
         """
-        from .tape import backward
+        from .walk import backward
 
         backward(self, gradient, retain_graph, create_graph)
 

@@ -2,9 +2,9 @@
 
     python demos/versus/skipgram.py
 
-Both take the same pairs of the built-in corpus in the same batches (1,024 pairs; 128 numbers a vector, window 2,
 Both take the same pairs of the built-in corpus in the same batches (1,024 pairs; 128 numbers a vector, window 2, 3
-negatives a pair), on the tape and with SGD: this project as in `wordemb-negative-sampling.py --how minibatch`, PyTorch
+negatives a pair), with automatic differentiation and SGD: this project as on the demo's rung `--how minibatch`,
+PyTorch as at the end of `losses/sampled/negative.py`, with `nn.Embedding(sparse=True)`. First both learn
 from the same noise, and must arrive at the same vectors. Then they take turns, round by round; this project draws its
 noise within the time, PyTorch gets it for nothing. What counts is the ratio within a round: a machine that is busy is
 busy for both. Takes half a minute; needs `pip install 'minigrad[demos,versus]'`.

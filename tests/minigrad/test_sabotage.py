@@ -12,7 +12,7 @@ from cases import CASES
 from hypothesis import Phase, given, settings
 
 import minigrad as mg
-from minigrad import rules, tape
+from minigrad import rules, walk
 from minigrad.check import GradientError
 from minigrad.rows import Rows
 
@@ -57,21 +57,21 @@ MUTANTS = {
         "logsumexp",
         rules.logsumexp,
         0,
-        lambda g, y, a, *, axis=-1, keepdims=False: rules._kept(g, a, axis) * rules.exp(a),
+        lambda g, y, a, *, axis=-1, keepdims=False: rules.unreduced(g, a, axis) * rules.exp(a),
     ),
     "mean: a sum": (
         "mean",
         rules.mean,
         0,
-        lambda g, y, a, *, axis=None, keepdims=False: rules._spread(g, a, axis),
+        lambda g, y, a, *, axis=None, keepdims=False: rules.spread(g, a, axis),
     ),
     "max: to everyone": (
         "max",
         rules.max,
         0,
-        lambda g, y, a, *, axis=None, keepdims=False: rules._spread(g, a.shape, axis),
+        lambda g, y, a, *, axis=None, keepdims=False: rules.spread(g, a.shape, axis),
     ),
-    "matmul: not transposed": ("matmul", rules.matmul, 0, lambda g, y, a, b: rules._matmul_left(g, y, a, b) * 1.001),
+    "matmul: not transposed": ("matmul", rules.matmul, 0, lambda g, y, a, b: rules.times_b(g, a, b) * 1.001),
     "transpose: the same axes again": (
         "transpose",
         rules.transpose,
@@ -80,11 +80,11 @@ MUTANTS = {
     ),
     "indexing: equal indices overwritten": (
         "indexing",
-        rules._getitem,
+        rules.pick,
         0,
         lambda g, y, a, *, index: overwritten(g, index, a),
     ),
-    "take: equal ids overwritten": ("take", rules._take, 0, lambda g, y, a, *, ids: overwritten(g, ids, a)),
+    "take: equal ids overwritten": ("take", rules.look_up, 0, lambda g, y, a, *, ids: overwritten(g, ids, a)),
 }
 
 
@@ -109,7 +109,7 @@ def test_the_same_examples_pass_with_the_right_rule(case):
 
 
 def test_a_broadcast_gradient_cut_instead_of_summed_is_killed(monkeypatch):
-    right = tape._fit
+    right = walk._fit
 
     def cut(gradient, parent, node, create_graph):
         shape = parent.shape
@@ -118,15 +118,15 @@ def test_a_broadcast_gradient_cut_instead_of_summed_is_killed(monkeypatch):
             gradient = gradient[tuple(slice(0, 1) if n == 1 else slice(None) for n in shape)]
         return right(gradient, parent, node, create_graph)
 
-    monkeypatch.setattr(tape, "_fit", cut)
+    monkeypatch.setattr(walk, "_fit", cut)
     with pytest.raises(GradientError):
         check_all_examples(BY_NAME["mul"])
 
 
 def test_leaving_a_node_before_everything_has_arrived_is_killed(monkeypatch):
     """Without the order of creation: the walk takes the oldest node that waits, not the youngest."""
-    monkeypatch.setattr(tape, "heappush", lambda heap, item: heap.append((-item[0], item[1])) or heap.sort())
-    monkeypatch.setattr(tape, "heappop", lambda heap: heap.pop(0))
+    monkeypatch.setattr(walk, "heappush", lambda heap, item: heap.append((-item[0], item[1])) or heap.sort())
+    monkeypatch.setattr(walk, "heappop", lambda heap: heap.pop(0))
     x = mg.param(2.0)
     b = x * x
     c = (b * x) * b + b

@@ -1,0 +1,48 @@
+"""What an operation is given: arrays of one type on one device, or an error that says what came.
+
+float32 stays float32. A constant, whatever is no tensor, takes on the type of the tensors beside it: NumPy's scalars
+and its arrays of float64 or integers would else turn all that follows into float64, twice the memory and half the
+speed, without a word. Two tensors of different precisions are somebody's mistake, and so are two devices.
+"""
+
+from typing import Any
+
+from . import backend
+from .tensor import Tensor
+
+
+def settle(args: tuple) -> tuple[list, Any]:
+    """The arrays behind `args` in one floating-point type, that of the tensors among them; and that type."""
+    tensors = [a for a in args if type(a) is Tensor]
+    floats = {a.dtype for a in tensors if a.dtype.kind in "fc"}
+    if len(floats) > 1:
+        raise TypeError("these tensors have different precisions; convert one of them with .astype(...)")
+    devices = {backend.device_of(a.data) for a in tensors}
+    if len(devices) > 1:
+        raise backend.DeviceError(f"these tensors are on {' and '.join(sorted(devices))}; move one with .to(...)")
+    dtype, xp = floats.pop() if floats else tensors[0].dtype, backend.xp_of(tensors[0].data)
+    return [a if type(a) in (float, int) else _constant(a, dtype, xp) for a in args], dtype
+
+
+def _constant(a: Any, dtype: Any, xp: Any) -> Any:
+    a = xp.asarray(a.data if type(a) is Tensor else a)
+    if a.dtype.kind not in "fciub":
+        raise TypeError(f"a constant of type {a.dtype} is no number")
+    if a.dtype.kind == "c" and dtype.kind != "c":
+        raise TypeError("a complex constant would be cut to its real part")
+    return a.astype(dtype, copy=False) if dtype.kind in "fc" else a
+
+
+def described(name: str, args: tuple, error: Exception) -> Exception:
+    """The error, with the operation and what it was given: `minigrad.matmul(float32[2, 3], float32[4, 5]): …`."""
+    kind = next(k for k in (TypeError, ValueError, IndexError) if isinstance(error, k))
+    return kind(f"minigrad.{name}({', '.join(map(signature, args))}): {error}")
+
+
+def signature(a: Any) -> str:
+    """`float32[2, 3]`, or the type of what is no array."""
+    return f"{a.dtype}{list(a.shape)}" if hasattr(a, "shape") and hasattr(a, "dtype") else type(a).__name__
+
+
+def listed(options: list[str]) -> str:
+    return f" and the options {', '.join(options)}" if options else ""

@@ -1,0 +1,89 @@
+"""How the operations are computed that one cannot just write down: forward functions of `rules.py`, on arrays.
+
+A formula that is right on paper loses its digits, or overflows, where numbers are large: e^100 is infinite in float32,
+log(1 + e^−100) is log 1. Each function here says in which form it is right everywhere.
+
+|a| is written max(a, −a): for the complex numbers of the gradient checks that is a or −a, and so stays analytic.
+"""
+
+from .backend import check_ids, quiet, xp_of
+
+
+def power(a, *, n):
+    if not isinstance(n, int | float):
+        raise TypeError(f"the exponent must be a plain number, got {type(n).__name__}; use exp(n * log(a))")
+    return a**n
+
+
+def sigmoid(a):
+    """1/(1 + e^−a); where e^−a would overflow, the answer is the smallest for which it doesn't."""
+    xp = xp_of(a)
+    return 1.0 / (1.0 + xp.exp(-xp.maximum(a, -88.0 if getattr(a, "itemsize", 8) == 4 else -709.0)))
+
+
+def softplus(a):
+    """log(1 + e^a) = max(a, 0) + log(1 + e^−|a|): no exponential of a large number, and none that is added to 1."""
+    xp = xp_of(a)
+    return xp.maximum(a, 0.0) + xp.log1p(xp.exp(-xp.maximum(a, -a)))
+
+
+def logsigmoid(a):
+    """log(1/(1 + e^−a)) = −softplus(−a)."""
+    return -softplus(-a)
+
+
+def logsumexp(a, *, axis=-1, keepdims=False):
+    """log Σ e^a along an axis (or several) = m + log Σ e^(a − m), with m the maximum: no exponential exceeds 1."""
+    xp = xp_of(a)
+    m = a.max(axis=axis, keepdims=True)
+    m = xp.where(xp.isfinite(m), m, 0.0).astype(a.dtype)  # a row of −inf is log 0 = −inf, not nan
+    with quiet():
+        y = m + xp.log(xp.exp(a - m).sum(axis=axis, keepdims=True))
+    return y if keepdims else y.reshape(reduced(a.shape, axis))
+
+
+def mean(a, *, axis=None, keepdims=False):
+    if a.size == 0:
+        raise ValueError("the mean of nothing is not defined")
+    return a.mean(axis=axis, keepdims=keepdims)
+
+
+def matmul(a, b):
+    """a @ b: of matrices, of a matrix and a vector, of two vectors, of batches of matrices."""
+    if not getattr(a, "ndim", 0) or not getattr(b, "ndim", 0):
+        raise ValueError("a scalar has no rows or columns; use *")
+    if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+        raise ValueError(f"{a.shape[-1]} columns on the left, {b.shape[-2 if b.ndim > 1 else 0]} rows on the right")
+    return a @ b
+
+
+def look_up(a, *, ids):
+    """The rows a[ids] of a table; an id that is out of range is an error on a GPU too, where it would wrap around."""
+    check_ids("ids", ids, len(a))
+    return a[ids]
+
+
+def put(g, *, index, shape):
+    """Zeros of `shape` but for g at `index`, equal indices accumulating: the adjoint of indexing."""
+    xp = xp_of(g)
+    y = xp.zeros(shape, g.dtype)
+    if any(hasattr(i, "dtype") for i in (index if isinstance(index, tuple) else (index,))):
+        xp.add.at(y, index, g)
+    else:
+        y[index] = g
+    return y
+
+
+# ---- axes ---------------------------------------------------------------------------------------------------------
+
+
+def axes_of(shape, axis) -> tuple[int, ...]:
+    """axis=None, 1, −1 or (0, 1) as a tuple of numbers from 0."""
+    axes = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    return tuple(i % len(shape) for i in axes)
+
+
+def reduced(shape, axis, keepdims=False) -> tuple[int, ...]:
+    """The shape of a sum along `axis`."""
+    axes = axes_of(shape, axis)
+    return tuple(1 if i in axes else n for i, n in enumerate(shape) if keepdims or i not in axes)

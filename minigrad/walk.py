@@ -1,0 +1,183 @@
+"""The walk back over the tape: from ∂L/∂L = 1 to the gradient of every leaf.
+
+Order. A node may be left only when everything that arrives there has arrived; in
+
+    b = a + a;  c = b + b                 ∂c/∂b arrives at b twice, and only then may it go on to a
+
+leaving b after the first arrival would count wrongly. Nodes are numbered as they are made, so an operation's number
+is higher than its arguments': *creation order is a topological order*. The walk takes the highest number that waits
+(a heap), and no node comes twice. No recursion: a chain of 50,000 operations goes back fine.
+
+Derivatives of derivatives. Rules are ordinary functions on arrays, in plain operators and functions of this library.
+Those work on tensors as well: fed tensors (`create_graph=True`), the same rules leave nodes of their own.
+"""
+
+from collections.abc import Sequence
+from heapq import heappop, heappush
+from typing import Any
+
+from . import backend
+from .arguments import signature
+from .rows import Rows
+from .tape import Node, no_grad
+from .tensor import Tensor
+
+
+def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, create_graph: bool) -> list:
+    """Carries `seed` = ∂L/∂root back, and returns ∂L/∂w for each w of `wanted`, a list of nodes and leaves.
+
+    With wanted=None the gradients are added to the leaves' `.grad`: all of them when the walk has succeeded, or none.
+    A gradient is None where nothing arrived.
+    """
+    arrived = {}  # node or leaf -> (what has arrived there, do we own its memory?)
+    heap = []
+
+    def arrive(at, gradient):
+        if at not in arrived:
+            arrived[at] = (gradient, False)  # borrowed: the array may be in use elsewhere
+            if type(at) is Node:
+                heappush(heap, (-at.number, at))
+            return
+        total, owned = arrived[at]
+        if owned and type(total) is type(gradient):
+            total += gradient  # the third and later arrivals add in place (a tensor's += makes a new tensor)
+        else:
+            total = total + gradient
+        arrived[at] = (total, True)
+
+    results = dict.fromkeys(wanted or ())
+    arrive(root if root._node is None else root._node, seed)
+    while heap:
+        node = heappop(heap)[1]
+        g = arrived.pop(node)[0]
+        if node in results:
+            results[node] = g
+        if type(g) is Rows:
+            g = g.dense()  # rows are for leaves; a rule takes an array
+        for parent, contribution in zip(node.parents, _contributions(node, g, create_graph), strict=True):
+            if parent is not None:
+                arrive(parent, _fit(contribution, parent, node, create_graph))
+        if not retain_graph:
+            node.saved = None
+    if wanted is not None:
+        return [arrived[w][0] if w in arrived else results[w] for w in wanted]
+    for leaf, (gradient, _) in arrived.items():
+        leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+    return []
+
+
+def _contributions(node: Node, g, create_graph: bool):
+    """∂L/∂argument for each argument that needs it, by the rules of the node's operation."""
+    op = node.op
+    if node.saved is None:
+        raise RuntimeError(
+            f"minigrad.backward: the graph behind {op.name} was walked already, and the walk freed its arrays; "
+            "tell the first walk backward(retain_graph=True) if there is to be a second"
+        )
+    for leaf, version in node.versions:
+        if leaf._version != version:
+            raise RuntimeError(
+                f"minigrad.backward: a tensor {signature(leaf)} was updated after {op.name} had used it, so the "
+                "gradient would be that of neither value; call backward() before the update"
+            )
+    y, residual, args = node.saved
+    if args is None:
+        args = (None,) * len(node.parents)
+    if create_graph:
+        if op.once:
+            raise RuntimeError(
+                f"minigrad.backward: {op.name} has a fused rule, which has no derivative of its own; "
+                "use its composed form for create_graph=True"
+            )
+        if y is not None:
+            y = Tensor._of(y, node)
+        if op.keep != "shape":
+            args = [_rejoin(a, p) for a, p in zip(args, node.parents, strict=True)]
+        residual = None
+    if op.joint is not None:
+        return op.joint(g, y, residual, *args, **node.params)
+    return [
+        None if parent is None else rule(g, y, *args, **node.params)
+        for parent, rule in zip(node.parents, op.rules, strict=True)
+    ]
+
+
+def _rejoin(array, parent):
+    """A kept array as the tensor it was: its history is the parent's."""
+    if array is None or parent is None:
+        return array
+    return Tensor._of(array, parent) if type(parent) is Node else parent
+
+
+def _fit(gradient, parent, node: Node, create_graph: bool):
+    """A rule's result, summed over the axes along which its argument was broadcast, in the argument's type."""
+    leaf = type(parent) is not Node
+    shape, dtype = (parent._data.shape, parent._data.dtype) if leaf else (parent.shape, parent.dtype)
+    if gradient.shape != shape:
+        extra = len(gradient.shape) - len(shape)
+        ones = tuple(i + extra for i, n in enumerate(shape) if n == 1 and gradient.shape[i + extra] != 1)
+        if extra < 0 or any(n not in (1, m) for n, m in zip(shape, gradient.shape[extra:], strict=True)):
+            raise ValueError(
+                f"minigrad: a rule of {node.op.name} gave a gradient of shape {list(gradient.shape)} "
+                f"for an argument of shape {list(shape)}"
+            )
+        gradient = gradient.sum(axis=(*range(extra), *ones), keepdims=True).reshape(shape)
+    if gradient.dtype is not dtype and gradient.dtype != dtype:
+        gradient = gradient.astype(dtype)
+    if create_graph and type(gradient) is Rows:
+        raise TypeError(f"minigrad: the rule of {node.op.name} gave Rows for a tensor, which ends the graph there")
+    return gradient
+
+
+def backward(tensor: Tensor, gradient: Any, retain_graph: bool, create_graph: bool) -> None:
+    """See `Tensor.backward`."""
+    _differentiate("backward", tensor, gradient, None, retain_graph, create_graph)
+
+
+def grad(
+    y: Tensor,
+    xs: Sequence[Tensor],
+    gradient: Any = None,
+    *,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+) -> list:
+    """[∂y/∂x for x in xs], touching no `.grad`; for interior tensors too. None where y doesn't depend on x.
+
+    gradient: ∂L/∂y of y's shape, if y is no scalar. Returns arrays (`Rows` for looked-up tables), or with
+    create_graph=True tensors that can be differentiated again.
+    """
+    if isinstance(xs, Tensor):
+        raise TypeError("minigrad.grad: xs must be a list of tensors, got one Tensor; write [x]")
+    for x in xs:
+        if not isinstance(x, Tensor) or not x.requires_grad:
+            raise ValueError(f"minigrad.grad: every x must be a tensor that requires a gradient, got {x!r}")
+    wanted = [x if x._node is None else x._node for x in xs]
+    return _differentiate("grad", y, gradient, wanted, retain_graph, create_graph)
+
+
+def _differentiate(name: str, y: Tensor, gradient: Any, wanted: list | None, retain_graph: bool, create_graph: bool):
+    if not y.requires_grad:
+        raise RuntimeError(
+            f"minigrad.{name}: nothing to differentiate: no tensor that led to this one asked for a gradient "
+            "(requires_grad=True, or it was computed under no_grad)"
+        )
+    xp = backend.xp_of(y._data)
+    if gradient is None:
+        if y.shape != ():
+            raise ValueError(
+                f"minigrad.{name}: expected a scalar to start from, got {signature(y)}; "
+                "reduce it with .sum() or .mean(), or give its gradient"
+            )
+        gradient = xp.ones((), y.dtype)
+    elif not isinstance(gradient, Tensor):
+        gradient = xp.asarray(gradient, dtype=y.dtype)
+    if gradient.shape != y.shape:
+        raise ValueError(f"minigrad.{name}: gradient must have shape {list(y.shape)}, got {list(gradient.shape)}")
+    if create_graph:
+        gradient = gradient if isinstance(gradient, Tensor) else Tensor._of(gradient, None)
+        return walk(y, gradient, wanted, True, True)
+    if isinstance(gradient, Tensor):
+        gradient = gradient._data
+    with no_grad():
+        return walk(y, gradient, wanted, retain_graph, False)

@@ -1,0 +1,55 @@
+"""What must be true of parts that several tests, and the mutants of `test_negative_sabotage.py`, are held against."""
+
+import numpy as np
+from hypothesis import strategies as st
+
+import minigrad as mg
+
+
+def weights():
+    """Strategy: (weights,), lists of 1 to 2000 numbers, none negative, some zero, from even to very skewed."""
+    one = st.one_of(st.just(0.0), st.integers(1, 9).map(float), st.floats(-30, 30).map(lambda x: 2.0**x))
+    few = st.lists(one, min_size=1, max_size=8).filter(any)
+
+    def many(v, skew, zeros, seed):
+        key = mg.Key(seed)
+        w = np.exp(skew * key.fold(0).normal(v, "float64")) * (key.fold(1).uniform(v) >= zeros)
+        return w.tolist() if w.any() else [0.0] * (v - 1) + [1.0]
+
+    skew, zeros = st.sampled_from([0.0, 1.0, 10.0]), st.sampled_from([0.0, 0.5, 0.99])
+    return st.tuples(few | st.builds(many, st.integers(1, 2000), skew, zeros, st.integers(0, 1000)))
+
+
+def written_out(keep, alias):
+    """Equation (2) of `losses.samplers`, word for word: the distribution that an alias table draws from."""
+    q = np.array(keep, "float64")
+    for bucket, word in enumerate(alias):
+        q[word] += 1.0 - keep[bucket]
+    return q / len(keep)
+
+
+def table_draws_the_distribution(alias_table, weights):
+    """Exact but for rounding: a word takes part in up to V sums of numbers up to V, each off by V · 2⁻⁵³, over V."""
+    probs = np.array(weights) / np.sum(weights)
+    keep, alias = alias_table(probs.tolist())
+    assert len(keep) == len(alias) == len(probs)
+    assert all(0.0 <= k <= 1.0 for k in keep) and all(0 <= a < len(probs) for a in alias)
+    allowed = max(1e-14, len(probs) * 2.0**-52)
+    off = abs(written_out(keep, alias) - probs)
+    assert (off <= allowed).all(), f"word {off.argmax()} is off by {off.max()}"
+    assert (written_out(keep, alias)[probs == 0.0] == 0.0).all(), "a word with no weight would be drawn"
+
+
+def scores_as_the_engine_finds_them(row_scores, weight, bias, hidden, targets):
+    """Equations (1) and (2) of `losses.layer`: value and gradients by look-up, product and sum. Some ids occur twice.
+
+    weight, bias, hidden, targets: a `minigrad.check.VocabBatch`.
+    """
+    ids = np.stack([targets, targets[::-1], targets], axis=1)  # (B, 3)
+    up = mg.Key(0).normal(ids.shape, "float64")
+    expected = (mg.take(weight, ids) * hidden.reshape((-1, 1, hidden.shape[1]))).sum(axis=2)
+    found = row_scores(hidden, weight, ids=ids)
+    assert found.shape == ids.shape and np.allclose(found.data, expected.data, rtol=1e-12, atol=1e-12)
+    for what, f, e in zip(("hidden", "weight"), *(mg.grad(y, [hidden, weight], up) for y in (found, expected))):
+        f, e = (g.dense() if isinstance(g, mg.Rows) else g for g in (f, e))
+        assert np.allclose(f, e, rtol=1e-12, atol=1e-12), f"the gradient of {what} is {f.tolist()}, not {e.tolist()}"
