@@ -34,7 +34,7 @@ class Optimizer:
             raise ValueError(f"minigrad.optim.{name}: there is nothing to optimise: params is empty")
         if not lr > 0:
             raise ValueError(f"minigrad.optim.{name}: lr must be positive, got {lr}")
-        self.lr = lr
+        self.lr = lr  # may be changed between steps
 
     def step(self) -> None:
         """Updates every parameter that has a gradient, in place. A parameter with `grad` None stays as it is."""
@@ -63,10 +63,10 @@ class SGD(Optimizer):
     """w ← w − lr · g: equation (1)."""
 
     def _update(self, i, w, g):
-        w -= self.lr * g
+        w -= float(self.lr) * g
 
     def _update_rows(self, i, w, g):
-        g.add_to(w, -self.lr)
+        g.add_to(w, -float(self.lr))
 
 
 class Adagrad(Optimizer):
@@ -83,7 +83,7 @@ class Adagrad(Optimizer):
     def _update(self, i, w, g):
         xp, s = xp_of(w), self.sums[i]
         s += g * g
-        w -= self.lr * g / (xp.sqrt(s) + self.eps)
+        w -= float(self.lr) * g / (xp.sqrt(s) + self.eps)
 
     def _update_rows(self, i, w, g):
         xp, s, once = xp_of(w), self.sums[i], g.coalesce()
@@ -92,4 +92,4 @@ class Adagrad(Optimizer):
             kernels.adagrad_rows(flat(w), flat(s), ids, flat(g), w.dtype.type(self.lr), w.dtype.type(self.eps))
             return
         s[ids] += g * g
-        w[ids] -= self.lr * g / (xp.sqrt(s[ids]) + self.eps)
+        w[ids] -= float(self.lr) * g / (xp.sqrt(s[ids]) + self.eps)

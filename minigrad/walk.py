@@ -61,7 +61,11 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
             node.saved = None
     if wanted is not None:
         return [arrived[w][0] if w in arrived else results[w] for w in wanted]
+    taken = {id(seed)}
     for leaf, (gradient, _) in arrived.items():
+        if id(gradient) in taken or getattr(gradient, "base", None) is not None:
+            gradient = gradient.copy()  # what a person holds is his alone: he may scale or clip it in place
+        taken.add(id(gradient))
         leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
     return []
 

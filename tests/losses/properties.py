@@ -28,15 +28,19 @@ def written_out(keep, alias):
     return q / len(keep)
 
 
+def rounding(v):
+    """How far a probability may be off: up to V additions of numbers up to 1, each exact to 2⁻⁵³, and as much again."""
+    return max(1e-14, v * 2.0**-52)
+
+
 def table_draws_the_distribution(alias_table, weights):
-    """Exact but for rounding: a word takes part in up to V sums of numbers up to V, each off by V · 2⁻⁵³, over V."""
+    """Equation (2) of `losses.samplers`, but for rounding, and for zeros without it."""
     probs = np.array(weights) / np.sum(weights)
     keep, alias = alias_table(probs.tolist())
     assert len(keep) == len(alias) == len(probs)
     assert all(0.0 <= k <= 1.0 for k in keep) and all(0 <= a < len(probs) for a in alias)
-    allowed = max(1e-14, len(probs) * 2.0**-52)
     off = abs(written_out(keep, alias) - probs)
-    assert (off <= allowed).all(), f"word {off.argmax()} is off by {off.max()}"
+    assert (off <= rounding(len(probs))).all(), f"word {off.argmax()} is off by {off.max()}"
     assert (written_out(keep, alias)[probs == 0.0] == 0.0).all(), "a word with no weight would be drawn"
 
 

@@ -166,7 +166,8 @@ def test_without_threadpoolctl_the_threads_are_what_the_environment_allows(witho
 def test_threadpoolctl_counts_the_threads_of_blas():
     pytest.importorskip("threadpoolctl")
     done = run("-m", "minigrad", "--json", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    assert json.loads(done.stdout)["This machine"]["BLAS threads"] in ("1", "not known")
+    says = json.loads(done.stdout)["This machine"]["BLAS threads"]
+    assert says == "1" or says.startswith("not known")
 
 
 def test_it_says_where_compiled_code_is_kept(tmp_path):

@@ -43,6 +43,18 @@ def test_two_leaves_never_share_one_gradient_array_that_is_written_later():
     assert a.grad.tolist() == [7.0] and b.grad.tolist() == [2.0]
 
 
+@pytest.mark.parametrize(
+    "f", [lambda a, b: a + b, lambda a, b: (a + b).reshape(2, 1).T, lambda a, b: a.sum() + b.sum()]
+)
+def test_a_gradient_is_its_holders_alone_and_may_be_scaled_in_place(f):
+    a, b = mg.param([1.0, 2.0]), mg.param([1.0, 2.0])
+    y = f(a, b)
+    given = np.ones_like(y.data)
+    y.backward(given)
+    a.grad *= 10.0
+    assert b.grad.tolist() == [1.0, 1.0] and (given == 1.0).all()
+
+
 def test_a_chain_of_fifty_thousand_operations_goes_back_without_recursion():
     x = mg.param(1.0)
     y = x

@@ -1,0 +1,357 @@
+"""What every chapter shares: scores of some rows, their sparse gradients, and what a layer refuses."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minigrad as mg
+from losses import NegativeSampling
+from losses.layer import OutputLayer, of_scores, row_scores, row_scores_naive
+from losses.samplers import Uniform
+from minigrad.check import tensors, vocab_batches
+
+from .properties import scores_as_the_engine_finds_them
+
+pytestmark = pytest.mark.negative
+
+
+def layer(vocab_size=4, dim=3, **options):
+    return NegativeSampling(vocab_size, dim, key=mg.Key(0), **{"k": 2, **options})
+
+
+HIDDEN = np.ones((2, 3), "float32")
+
+# ---- (1) and (2) ------------------------------------------------------------------------------------------------
+
+
+@given(vocab_batches())
+def test_the_rows_are_scored_as_the_engine_would_score_them_and_so_are_their_gradients(batch):
+    scores_as_the_engine_finds_them(row_scores, *batch)
+
+
+@given(vocab_batches())
+def test_the_naive_way_scores_them_alike(batch):
+    scores_as_the_engine_finds_them(row_scores_naive, *batch)
+
+
+@given(vocab_batches(max_vocab=3, max_dim=2, max_batch=3))
+def test_step_2_gradients_are_right_to_second_order(batch):
+    ids = np.stack([batch.targets, batch.targets], axis=1)
+    mg.check_grads(lambda hidden, weight: row_scores(hidden, weight, ids=ids), batch.hidden, batch.weight)
+
+
+@given(vocab_batches())
+def test_step_1_a_score_is_the_product_of_row_and_hidden(batch):
+    weight, _, hidden, targets = batch
+    found = row_scores(hidden, weight, ids=targets[:, None]).data[:, 0]
+    for i, t in enumerate(targets):
+        assert math.isclose(found[i], weight.data[t] @ hidden.data[i], rel_tol=1e-12, abs_tol=1e-12)
+
+
+@given(vocab_batches())
+def test_on_arrays_it_computes_without_a_tape(batch):
+    ids = batch.targets[:, None]
+    found = row_scores(batch.hidden.data, batch.weight.data, ids=ids)
+    assert isinstance(found, np.ndarray)
+    assert (found == row_scores(batch.hidden, batch.weight, ids=ids).data).all()
+
+
+@pytest.mark.parametrize("optimizer", [mg.optim.SGD, mg.optim.Adagrad])
+@given(batch=vocab_batches(dtype="float32"))
+def test_rows_that_were_not_looked_up_stay_as_they_are_to_the_last_bit(optimizer, batch):
+    weight, _, hidden, targets = batch
+    before = weight.data.copy()
+    row_scores(hidden, weight, ids=targets[:, None]).sum().backward()
+    assert isinstance(weight.grad, mg.Rows) and set(weight.grad.ids) == set(targets)
+    optimizer([weight], lr=0.1).step()
+    others = np.setdiff1d(np.arange(len(before)), targets)
+    assert weight.data[others].tobytes() == before[others].tobytes()
+
+
+@pytest.mark.parametrize("vocab_size", [10, 1_000_000])
+def test_the_gradient_of_a_look_up_has_the_size_of_the_look_up_whatever_v_is(vocab_size):
+    weight = mg.param(np.zeros((vocab_size, 4), "float32"))
+    ids = np.array([[0, vocab_size - 1, 3]])
+    row_scores(mg.tensor([[1.0, 2.0, 3.0, 4.0]]), weight, ids=ids).sum().backward()
+    assert weight.grad.nbytes == 3 * 8 + 3 * 4 * 4  # three ids and three rows of four
+
+
+def test_rows_of_a_computed_table_are_scored_too():
+    table = mg.param(np.arange(6.0).reshape(3, 2))
+    row_scores(mg.tensor(np.ones((1, 2))), table * 2.0, ids=np.array([[0, 2, 0]])).sum().backward()
+    assert table.grad.tolist() == [[4.0, 4.0], [0.0, 0.0], [2.0, 2.0]]
+
+
+# ---- of_scores --------------------------------------------------------------------------------------------------
+
+
+def cubes(scores, *, weight=1.0):
+    """L = w Σ_j s_j³,  G = 3 w s²."""
+    return weight * (scores * scores * scores).sum(axis=1), 3.0 * weight * scores * scores
+
+
+def product(a, b):
+    """L = a Σ_j b_j,  G_a = Σ_j b_j,  G_b = a: of two kinds of scores, (B,) and (B, n)."""
+    return a * b.sum(axis=1), b.sum(axis=1), a.reshape((-1, 1)) + 0.0 * b
+
+
+@given(tensors(min_dims=2, max_dims=2), st.sampled_from([1.0, 0.5]))
+def test_a_pure_function_of_scores_becomes_a_primitive_right_to_second_order(scores, weight):
+    mg.check_grads(lambda s: of_scores(cubes)(s, weight=weight), scores)
+
+
+@given(vocab_batches())
+def test_with_several_kinds_of_scores_too(batch):
+    mg.check_grads(of_scores(product), batch.targets.astype("float64"), batch.hidden)
+
+
+def test_a_derivative_of_the_derivative_of_the_derivative():
+    s = mg.param(np.array([[2.0]]))
+    (first,) = mg.grad(of_scores(cubes)(s).sum(), [s], create_graph=True)
+    (second,) = mg.grad(first.sum(), [s], create_graph=True)
+    (third,) = mg.grad(second.sum(), [s])
+    assert (first.item(), second.item(), third.item()) == (12.0, 12.0, 6.0)
+
+
+def test_each_example_has_a_gradient_of_its_own():
+    s = mg.param(np.array([[1.0], [2.0]]))
+    of_scores(cubes)(s).backward([1.0, 10.0])
+    assert s.grad.tolist() == [[3.0], [120.0]]
+
+
+def test_the_function_is_called_once_there_and_not_again_on_the_way_back():
+    calls = []
+
+    def counted(scores):
+        calls.append(scores)
+        return cubes(scores)
+
+    of_scores(counted)(mg.param(np.ones((1, 2)))).sum().backward()
+    assert len(calls) == 1
+
+
+def test_on_arrays_it_gives_the_loss_alone_under_its_own_name():
+    assert of_scores(cubes)(np.array([[1.0, 2.0]])).tolist() == [9.0]
+    assert of_scores(cubes).__name__ == "cubes"
+
+
+# ---- the layer --------------------------------------------------------------------------------------------------
+
+
+def plain(vocab_size=5, dim=3, **options):
+    return OutputLayer(vocab_size, dim, key=mg.Key(0), **options)
+
+
+def test_a_layer_begins_small_and_with_no_bias():
+    new = plain(200, 10)
+    assert new.weight.shape == (200, 10) and new.weight.dtype == "float32"
+    assert 0.04 < abs(new.weight.data).max() <= 1 / (2 * 10)
+    assert new.bias.data.tolist() == [0.0] * 200
+
+
+def test_the_same_key_begins_with_the_same_weights():
+    assert (plain().weight.data == plain().weight.data).all()
+    assert (plain().weight.data != OutputLayer(5, 3, key=mg.Key(1)).weight.data).any()
+
+
+def test_without_counts_a_layer_takes_zipfs_law():
+    assert plain(3).counts == [1.0, 1 / 2, 1 / 3]
+    assert plain(3, counts=[5, 0, 1]).counts == [5, 0, 1]
+
+
+def test_parameters_are_what_is_learned():
+    with_bias, without = plain(), plain(bias=False)
+    assert with_bias.parameters() == [with_bias.weight, with_bias.bias]
+    assert without.parameters() == [without.weight] and without.bias is None
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_step_1_scores_are_w_h_plus_b(bias):
+    some = plain(bias=bias)
+    if bias:
+        some.bias.data = np.arange(5.0, dtype="float32")
+    expected = HIDDEN @ some.weight.data.T + (np.arange(5.0) if bias else 0.0)
+    assert np.allclose(some.scores(mg.tensor(HIDDEN)).data, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [plain, layer])
+def test_log_prob_sums_to_one_even_for_large_scores(make):
+    some = make()
+    some.weight.data = np.float32(1e4) * some.weight.data
+    log_prob = some.log_prob(mg.tensor([[1.0, -2.0, 3.0], [0.0, 0.0, 0.0]]))
+    assert log_prob.shape == (2, some.vocab_size)
+    assert np.allclose(np.exp(log_prob.data).sum(axis=1), 1.0, atol=1e-5)
+
+
+def test_log_prob_has_a_gradient():
+    hidden = mg.param(HIDDEN)
+    plain().log_prob(hidden)[0, 1].backward()
+    assert hidden.grad.shape == (2, 3) and not hidden.grad[1].any()
+
+
+@pytest.mark.parametrize("make", [plain, layer])
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_topk_agrees_with_sorting_log_prob(make, k):
+    some, hidden = make(), mg.Key(3).normal((6, 3))
+    ids, scores = some.topk(hidden, k)
+    log_prob = some.log_prob(hidden).data
+    assert ids.tolist() == np.argsort(-log_prob, axis=1)[:, :k].tolist()
+    normaliser = scores - np.take_along_axis(log_prob, ids, axis=1)
+    assert np.allclose(normaliser, normaliser[:, :1], atol=1e-6), "scores are log P up to a number for each context"
+
+
+def test_reductions_are_of_the_losses_of_the_examples():
+    losses = layer().loss(HIDDEN, [0, 1], key=mg.Key(1), reduction="none").data
+    assert losses.shape == (2,)
+    assert layer().loss(HIDDEN, [0, 1], key=mg.Key(1), reduction="sum").item() == losses.sum()
+    assert layer().loss(HIDDEN, [0, 1], key=mg.Key(1)).item() == losses.mean()
+
+
+def test_an_exact_layer_touches_every_row():
+    assert plain().score_cost() == (5, 5)
+
+
+# ---- what is refused --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(vocab_size=1), r"losses.OutputLayer: vocab_size must be an integer of at least 2, got 1"),
+        (dict(vocab_size=5.0), r"vocab_size must be an integer of at least 2, got 5.0"),
+        (dict(dim=0), r"losses.OutputLayer: dim must be an integer of at least 1, got 0"),
+        (dict(dim=-2), r"dim must be an integer of at least 1, got -2"),
+        (dict(counts=[1, 2]), r"counts must be 5 numbers, none negative; got 2 numbers, the least 1"),
+        (dict(counts=[]), r"counts must be 5 numbers, none negative; got 0 numbers"),
+        (dict(counts=[1, 2, 3, 4, -5]), r"counts must be 5 numbers, none negative; got 5 numbers, the least -5"),
+        (dict(counts=np.array([1, 2, 3, 4, -5])), r"got 5 numbers, the least -5"),
+    ],
+)
+def test_a_layer_that_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        plain(**options)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(k=0), r"losses.NegativeSampling: k must be an integer of at least 1, got 0"),
+        (dict(k=2.5), r"k must be an integer of at least 1, got 2.5"),
+        (dict(shared=0), r"losses.NegativeSampling: shared must be an integer of at least 1, got 0"),
+        (dict(sampler=Uniform(3)), r"the sampler must draw from the layer's 4 words, it draws from 3"),
+        (dict(vocab_size=1), r"losses.NegativeSampling: vocab_size must be an integer of at least 2, got 1"),
+        (dict(counts=[0, 0, 0, 0]), r"at least one positive; got \[0, 0, 0, 0\]"),
+    ],
+)
+def test_negative_sampling_that_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        layer(**options)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3,), (2, 2), (2, 3, 1)])
+@pytest.mark.parametrize("what", ["loss", "log_prob", "topk"])
+def test_hidden_of_a_wrong_shape_is_refused(what, shape):
+    hidden, args = np.zeros(shape, "float32"), {"loss": ([0, 1],), "log_prob": (), "topk": (1,)}[what]
+    options = {"key": mg.Key(0)} if what == "loss" else {}
+    with pytest.raises(ValueError, match=r"losses.NegativeSampling: hidden must have shape \(B, 3\) with B >= 1, got"):
+        getattr(layer(), what)(hidden, *args, **options)
+
+
+@pytest.mark.parametrize(
+    "targets, error, message",
+    [
+        ([0, 4], IndexError, r"losses.NegativeSampling: targets must lie in \[0, 4\), got 4"),
+        ([-1, 0], IndexError, r"targets must lie in \[0, 4\), got -1"),
+        ([0.0, 1.0], TypeError, r"losses.NegativeSampling: targets must be integers, got float64"),
+        ([True, False], TypeError, r"targets must be integers, got bool"),
+        ([0], ValueError, r"losses.NegativeSampling: targets must have shape \(2,\), got \[1\]"),
+        ([[0, 1]], ValueError, r"targets must have shape \(2,\), got \[1, 2\]"),
+        ([], ValueError, r"targets must have shape \(2,\), got \[0\]"),
+        (1, ValueError, r"targets must have shape \(2,\), got \[\]"),
+    ],
+)
+@pytest.mark.parametrize("shared", [None, 3])
+def test_targets_that_are_no_ids_are_refused(targets, error, message, shared):
+    with pytest.raises(error, match=message):
+        layer(shared=shared).loss(HIDDEN, targets, key=mg.Key(0))
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, lambda ids: mg.tensor(np.array(ids))])
+def test_targets_may_be_a_list_a_tuple_an_array_or_a_tensor(kind):
+    expected = layer().loss(HIDDEN, np.array([3, 1]), key=mg.Key(0)).item()
+    assert layer().loss(HIDDEN, kind([3, 1]), key=mg.Key(0)).item() == expected
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32", "int64", "uint64"])
+@pytest.mark.parametrize("shared", [None, 3])
+def test_targets_may_be_integers_of_any_type(dtype, shared):
+    # fault: uint64 targets beside int64 noise are concatenated to float64, and NumPy refuses them as an index
+    expected = layer(shared=shared).loss(HIDDEN, [3, 1], key=mg.Key(0)).item()
+    assert layer(shared=shared).loss(HIDDEN, np.array([3, 1], dtype), key=mg.Key(0)).item() == expected
+
+
+@pytest.mark.parametrize(
+    "shared, noise, error, message",
+    [
+        (None, [[0, 1]], ValueError, r"losses.NegativeSampling.loss: noise must have shape \[2, 2\], got \[1, 2\]"),
+        (3, [0, 1], ValueError, r"noise must have shape \[3\], got \[2\]"),
+        (3, [0, 1, 4], IndexError, r"losses.NegativeSampling.loss: noise must lie in \[0, 4\), got 4"),
+        (3, [0, 1, -1], IndexError, r"noise must lie in \[0, 4\), got -1"),
+        (3, [0.0, 1.0, 2.0], TypeError, r"noise must be integers, got float64"),
+    ],
+)
+def test_noise_that_is_no_ids_is_refused(shared, noise, error, message):
+    with pytest.raises(error, match=message):
+        layer(shared=shared).loss(HIDDEN, [0, 1], noise=np.array(noise))
+
+
+@pytest.mark.parametrize("options", [{}, {"key": mg.Key(0), "noise": np.zeros((2, 2), "int64")}])
+def test_either_a_key_or_the_noise_is_needed(options):
+    with pytest.raises(ValueError, match=r"give key= to draw the noise with, or noise= drawn before"):
+        layer().loss(HIDDEN, [0, 1], **options)
+
+
+@pytest.mark.parametrize("k", [0, -1, 5])
+def test_more_words_than_there_are_or_none_are_refused(k):
+    with pytest.raises(ValueError, match=rf"losses.NegativeSampling.topk: k must lie in 1 to 4, got {k}"):
+        layer().topk(HIDDEN, k)
+
+
+def test_an_unknown_reduction_is_refused():
+    with pytest.raises(ValueError, match=r'reduction must be "mean", "sum" or "none", got \'average\''):
+        layer().loss(HIDDEN, [0, 1], key=mg.Key(0), reduction="average")
+
+
+def test_a_layer_without_a_chapter_has_no_loss():
+    with pytest.raises(TypeError, match=r"losses.OutputLayer has no loss"):
+        plain().loss(HIDDEN, [0, 1])
+
+
+@pytest.mark.parametrize("shared", [None, 3])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_hidden_that_is_not_a_number_is_refused(shared):
+    hidden = np.array([[1.0, 1.0, 1.0], [1.0, math.nan, 1.0]], "float32")
+    with pytest.raises(FloatingPointError, match=r"losses.NegativeSampling: the loss of some example is not finite"):
+        layer(shared=shared).loss(hidden, [0, 1], key=mg.Key(0))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_an_infinite_hidden_is_refused_even_where_the_loss_is_finite(sign):
+    # fault: s_t = ∞ and s_n = −∞ have the loss 0, which passes; the gradient is then −1.2e−38 · ∞ = −∞
+    some = layer(dim=1, k=1, bias=False)
+    some.weight.data = np.array([[1.0], [-1.0], [0.0], [0.0]], "float32") * np.float32(sign)
+    with pytest.raises(FloatingPointError):
+        some.loss(np.array([[sign * math.inf]], "float32"), [0], noise=np.array([[1]]))
+
+
+@pytest.mark.parametrize("what", ["log_prob", "topk"])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_hidden_that_is_not_finite_is_refused_in_evaluation_too(what):
+    # fault: log_prob gives NaN and topk gives ids 0, 1, …, without a word
+    args = {"log_prob": (), "topk": (2,)}[what]
+    with pytest.raises(FloatingPointError):
+        getattr(layer(), what)(HIDDEN * np.float32(math.nan), *args)

@@ -1,0 +1,257 @@
+"""Sabotage: wrong versions of negative sampling, each with the lesson, by name, that must not let it pass."""
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from losses.check import smallest_failure
+from losses.layer import row_scores
+from losses.sampled.negative import negative_sampling as sound
+from losses.samplers import alias_table
+from losses.suites import Lesson
+from losses.suites.negative import CHAPTER
+from minigrad.check import vocab_batches
+
+from .properties import scores_as_the_engine_finds_them, table_draws_the_distribution, weights
+
+pytestmark = pytest.mark.negative
+
+softplus, sigmoid = mg.softplus, mg.sigmoid
+
+
+def noise_averaged(target, noise, *, k=None):
+    loss, g_target, g_noise = sound(target, noise, k=k)
+    return softplus(-target) + (loss - softplus(-target)) / noise.shape[1], g_target, g_noise / noise.shape[1]
+
+
+def noise_averaged_in_the_gradient_only(target, noise, *, k=None):
+    loss, g_target, g_noise = sound(target, noise, k=k)
+    return loss, g_target, g_noise / noise.shape[1]
+
+
+def noise_counted_once_for_k(target, noise, *, k=None):
+    loss, g_target, g_noise = sound(target, noise[:, :1])
+    return loss, g_target, np.concatenate([g_noise, 0 * noise[:, 1:]], axis=1)
+
+
+def sign_of_the_noise_lost(target, noise, *, k=None):
+    loss, g_target, g_noise = sound(target, -noise, k=k)
+    return loss, g_target, -g_noise
+
+
+def sign_of_the_noise_gradient_lost(target, noise, *, k=None):
+    loss, g_target, g_noise = sound(target, noise, k=k)
+    return loss, g_target, -g_noise
+
+
+def target_gradient_without_minus_one(target, noise, *, k=None):
+    loss, g_target, g_noise = sound(target, noise, k=k)
+    return loss, g_target + 1, g_noise
+
+
+def log_of_sigma(target, noise, *, k=None):
+    weight = 1.0 if k is None else k / noise.shape[1]
+    loss = -np.log(1 / (1 + np.exp(-target))) - weight * np.log(1 / (1 + np.exp(noise))).sum(axis=1)
+    return loss, *sound(target, noise, k=k)[1:]
+
+
+def log_of_one_plus_exp(target, noise, *, k=None):
+    weight = 1.0 if k is None else k / noise.shape[1]
+    loss = np.log(1 + np.exp(-target)) + weight * np.log(1 + np.exp(noise)).sum(axis=1)
+    return loss, *sound(target, noise, k=k)[1:]
+
+
+def mean_over_the_batch_inside(target, noise, *, k=None):
+    loss, g_target, g_noise = sound(target, noise, k=k)
+    return loss.mean(), g_target / len(target), g_noise / len(target)
+
+
+def gradient_of_the_mean(target, noise, *, k=None):
+    loss, g_target, g_noise = sound(target, noise, k=k)
+    return loss, g_target / len(target), g_noise / len(target)
+
+
+def a_float64_constant(target, noise, *, k=None):
+    loss, g_target, g_noise = sound(target, noise, k=k)
+    return loss * np.float64(1), g_target, g_noise
+
+
+def a_float64_constant_in_the_gradient(target, noise, *, k=None):
+    loss, g_target, g_noise = sound(target, noise, k=k)
+    return loss, g_target, g_noise * np.float64(1)
+
+
+def k_ignored(target, noise, *, k=None):
+    return sound(target, noise)
+
+
+def k_ignored_in_the_gradient(target, noise, *, k=None):
+    return sound(target, noise, k=k)[0], *sound(target, noise)[1:]
+
+
+def k_over_n_upside_down(target, noise, *, k=None):
+    return sound(target, noise, k=None if k is None else noise.shape[1] ** 2 / k)
+
+
+def k_weighs_the_target_too(target, noise, *, k=None):
+    loss, g_target, g_noise = sound(target, noise, k=k)
+    weight = 1.0 if k is None else k / noise.shape[1]
+    return loss + (weight - 1) * softplus(-target), weight * g_target, g_noise
+
+
+SABOTAGE = [
+    (noise_averaged, "the loss is the sum of −log σ"),
+    (noise_averaged, "a noise word's gradient is σ(s_n)"),
+    (noise_averaged, "the optimum is log P − log(k q)"),
+    (noise_averaged_in_the_gradient_only, "G is the derivative of the loss"),
+    (noise_averaged_in_the_gradient_only, "the optimum is log P − log(k q)"),
+    (noise_counted_once_for_k, "the loss is the sum of −log σ"),
+    (noise_counted_once_for_k, "a noise word's gradient is σ(s_n)"),
+    (noise_counted_once_for_k, "the optimum is log P − log(k q)"),
+    (sign_of_the_noise_lost, "the loss is the sum of −log σ"),
+    (sign_of_the_noise_lost, "the optimum is log P − log(k q)"),
+    (sign_of_the_noise_gradient_lost, "a noise word's gradient is σ(s_n)"),
+    (sign_of_the_noise_gradient_lost, "G is the derivative of the loss"),
+    (target_gradient_without_minus_one, "the target's gradient is σ(s_t) − 1"),
+    (target_gradient_without_minus_one, "G is the derivative of the loss"),
+    (log_of_sigma, "the loss is finite far from zero"),
+    (log_of_one_plus_exp, "the loss is finite far from zero"),
+    (mean_over_the_batch_inside, "one loss an example"),
+    (gradient_of_the_mean, "the target's gradient is σ(s_t) − 1"),
+    (gradient_of_the_mean, "G is the derivative of the loss"),
+    (a_float64_constant, "float32 stays float32"),
+    (a_float64_constant_in_the_gradient, "float32 stays float32"),
+    (k_ignored, "shared noise counts as k words"),
+    (k_ignored_in_the_gradient, "shared noise counts as k words"),
+    (k_over_n_upside_down, "shared noise counts as k words"),
+    (k_weighs_the_target_too, "shared noise counts as k words"),
+]
+LESSONS = {lesson.name: lesson for lesson in CHAPTER.lessons}
+
+
+@pytest.mark.parametrize("mutant, lesson", SABOTAGE, ids=[f"{m.__name__}-{LESSONS[n].step}" for m, n in SABOTAGE])
+def test_the_lesson_does_not_let_the_mutant_pass(mutant, lesson):
+    assert smallest_failure(LESSONS[lesson], mutant) is not None
+
+
+@pytest.mark.parametrize("lesson", LESSONS.values(), ids=lambda lesson: lesson.holds.__name__)
+def test_every_lesson_lets_the_sound_function_pass_and_has_a_mutant(lesson):
+    assert smallest_failure(lesson, sound) is None
+    assert lesson.name in {name for _, name in SABOTAGE}
+
+
+def test_a_mutant_of_the_noise_passes_the_lesson_on_the_target():
+    """Lessons blame the right step: not every mutant fails everywhere."""
+    assert smallest_failure(LESSONS["the target's gradient is σ(s_t) − 1"], noise_averaged) is None
+    assert smallest_failure(LESSONS["one loss an example"], noise_averaged) is None
+    assert smallest_failure(LESSONS["the optimum is log P − log(k q)"], k_ignored) is None
+
+
+# ---- k, where the noise columns differ and where it is not three ---------------------------------------------------
+
+
+def only_the_first_noise_word_for_k(target, noise, *, k=None):
+    if k is None:
+        return sound(target, noise)
+    loss, g_target, g_noise = sound(target, noise[:, :1], k=k)
+    return loss, g_target, np.concatenate([g_noise, 0 * noise[:, 1:]], axis=1)
+
+
+def every_k_is_three(target, noise, *, k=None):
+    return sound(target, noise, k=None if k is None else 3)
+
+
+def a_float64_k(target, noise, *, k=None):
+    return sound(target, noise, k=None if k is None else np.float64(k))
+
+
+@pytest.mark.parametrize("mutant", [only_the_first_noise_word_for_k, every_k_is_three, a_float64_k])
+def test_some_lesson_does_not_let_a_wrong_k_pass(mutant):
+    # fault: "shared noise counts as k words" asks for k = 3, float64 and columns that all agree, and nothing else
+    assert any(smallest_failure(lesson, mutant) for lesson in CHAPTER.lessons)
+
+
+# ---- the sampler --------------------------------------------------------------------------------------------------
+
+TABLE = Lesson("the table draws q", "(2)", "", weights, table_draws_the_distribution)
+
+
+def forgets_what_the_rich_word_gave(probs):
+    keep, alias = [p * len(probs) for p in probs], list(range(len(probs)))
+    poor = [word for word, p in enumerate(keep) if p < 1.0]
+    rich = [word for word, p in enumerate(keep) if p >= 1.0]
+    for bucket in poor:
+        alias[bucket] = rich[0] if rich else bucket
+    for word in rich:
+        keep[word] = 1.0
+    return keep, alias
+
+
+def keep_and_alias_swapped(probs):
+    keep, alias = alias_table(probs)
+    return [1.0 - k if a != i else k for i, (k, a) in enumerate(zip(keep, alias))], alias
+
+
+def the_room_left_is_not_filled(probs):
+    keep, _ = alias_table(probs)
+    return keep, list(range(len(probs)))
+
+
+def each_alias_one_further(probs):
+    keep, alias = alias_table(probs)
+    return keep, [(a + 1) % len(probs) for a in alias]
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [forgets_what_the_rich_word_gave, keep_and_alias_swapped, the_room_left_is_not_filled, each_alias_one_further],
+)
+def test_no_wrong_alias_table_passes(mutant):
+    assert smallest_failure(TABLE, alias_table) is None
+    (example, _) = smallest_failure(TABLE, mutant)
+    assert len(example[0]) <= 3, "and a small one shows it"
+
+
+# ---- the rows -----------------------------------------------------------------------------------------------------
+
+ROWS = Lesson("rows are scored as the engine would", "(2)", "", vocab_batches, scores_as_the_engine_finds_them)
+
+
+def with_rule(change):
+    """`row_scores`, its gradients put through `change(d_hidden, d_weight (V, d), its rows)`."""
+
+    def forward(hidden, weight, *, ids):
+        return np.einsum("bkd,bd->bk", weight[ids], hidden), None
+
+    def rule(g, y, residual, hidden, weight, *, ids):
+        d_hidden, rows = np.einsum("bk,bkd->bd", g, weight[ids]), g[:, :, None] * hidden[:, None, :]
+        rows = mg.Rows(ids.reshape(-1), rows.reshape(ids.size, -1), weight.shape)
+        return change(d_hidden, rows)
+
+    return mg.primitive("row_scores", forward, joint=rule)
+
+
+def overwritten(d_hidden, rows):
+    d_weight = np.zeros(rows.shape)
+    d_weight[rows.ids] = rows.values  # an id that occurs twice keeps its last row only
+    return d_hidden, d_weight
+
+
+def counted_once(d_hidden, rows):
+    once, first = np.unique(rows.ids, return_index=True)
+    return d_hidden, mg.Rows(once, rows.values[first], rows.shape)
+
+
+def hidden_forgotten(d_hidden, rows):
+    return 0.0 * d_hidden, rows
+
+
+def sign_lost(d_hidden, rows):
+    return d_hidden, rows * -1.0
+
+
+@pytest.mark.parametrize("change", [overwritten, counted_once, hidden_forgotten, sign_lost])
+def test_no_wrong_gradient_of_the_rows_passes(change):
+    assert smallest_failure(ROWS, row_scores) is None
+    assert smallest_failure(ROWS, with_rule(lambda d_hidden, rows: (d_hidden, rows))) is None
+    assert smallest_failure(ROWS, with_rule(change)) is not None
