@@ -140,8 +140,6 @@ def climb(vocabulary: Vocabulary, tokens: Tokens, args, seconds: float) -> list[
                 if now - start >= seconds:
                     break
             rounds += 1
-        if not pairs:
-            raise DemoError("there is nothing to learn: no word of the text has a neighbour within its sentence")
         rungs.append({"how": how, "words_per_second": words / (now - start), "pairs_per_second": pairs / (now - start)})
     return rungs
 
@@ -160,7 +158,7 @@ def train(model: SkipGram, how: str, tokens: Tokens, counts: np.ndarray, args) -
             if stop.requested:
                 break
     if not pairs:
-        raise DemoError("there is nothing to learn: no word of the text has a neighbour within its sentence")
+        raise DemoError("subsampling has left no two words of one sentence: try --subsample 0, which keeps all words")
     return {
         "how": how,
         "stopped_early": stop.requested,
@@ -186,19 +184,20 @@ def updates(model: SkipGram, how: str, tokens: Tokens, counts: np.ndarray, args)
 
 
 # %% What was learned
-def neighbours(vocabulary: Vocabulary, vectors: np.ndarray, wanted: list[str]) -> dict[str, list[str]]:
+def neighbours(words: list[str], counts: np.ndarray, vectors: np.ndarray, wanted: str | None) -> dict[str, list[str]]:
     """Prints the words nearest to each of the wanted ones; returns them."""
-    words = [word for word in wanted if vocabulary.id(word)]
-    if not words:  # another text, another language: some words from frequent to rare
-        ranks = np.geomspace(min(20, len(vectors) - 1), len(vectors) - 1, 12)
-        words = [vocabulary.words[rank] for rank in np.unique(ranks.astype(int))]
+    rank = {word: i for i, word in enumerate(words)}
+    asked = (wanted or WORDS_TO_SHOW).lower().replace(",", " ").split()
+    if wanted and (missing := [word for word in asked if word not in rank]):
+        print(f"not in the vocabulary: {', '.join(missing)}")
+    ids = [rank[word] for word in asked if word in rank]
+    if not ids:  # another text, another language: some words from frequent to rare
+        ids = np.unique(np.geomspace(min(20, len(words)), len(words), 12).astype(int) - 1).tolist()
     found, rows = {}, []
-    for word, ids, cosines in zip(
-        words, *nearest_neighbours(vectors, list(map(vocabulary.id, words)), k=6), strict=True
-    ):
-        found[word] = vocabulary.decode(ids)
-        near = "  ".join(f"{other} {cosine:.2f}" for other, cosine in zip(found[word], cosines, strict=True))
-        rows.append([word, vocabulary.counts[vocabulary.id(word)], near])
+    for i, near, cosines in zip(ids, *nearest_neighbours(vectors, ids, k=6), strict=True):
+        found[words[i]] = [words[j] for j in near]
+        said = "  ".join(f"{other} {cosine:.2f}" for other, cosine in zip(found[words[i]], cosines, strict=True))
+        rows.append([words[i], counts[i], said])
     table("Nearest neighbours, by cosine", ["word", "count", "nearest"], rows)
     return found
 
@@ -231,9 +230,11 @@ def main(argv=None) -> None:
     args = parser().parse_args(argv)
     if args.quick:
         args.epochs, args.dim, args.min_count = min(args.epochs, 1), min(args.dim, 32), min(args.min_count, 3)
-    for name in ("epochs", "dim", "window", "negatives", "shared", "batch", "lr"):
-        if not 0 < getattr(args, name) < float("inf"):
-            raise DemoError(f"--{name} must be positive, got {getattr(args, name)}")
+    for name in ("epochs", "dim", "window", "negatives", "shared", "batch", "lr", "min_count", "subsample"):
+        least = 0.0 if name == "subsample" else np.nextafter(0.0, 1.0)
+        if not least <= getattr(args, name) < float("inf"):
+            expected = "0 or more" if name == "subsample" else "positive"
+            raise DemoError(f"--{name.replace('_', '-')} must be {expected}, got {getattr(args, name)}")
     choose_device(args.device)
     out = output_folder(args.out)
 
@@ -241,6 +242,12 @@ def main(argv=None) -> None:
     vocabulary = Vocabulary.from_sentences(corpus.sentences, args.min_count)
     tokens = vocabulary.encode(corpus.sentences)
     print(f"{corpus.describe()}\n{len(vocabulary) - 1:,} words occur {args.min_count} times or more")
+    if not (np.diff(tokens.sentence) == 0).any():
+        raise DemoError(
+            f"{corpus.name}: there is nothing to learn: expected sentences of two words or more, one a line"
+        )
+    if args.quick and args.how == "per-word":
+        tokens = Tokens(tokens.ids[:1000], tokens.sentence[:1000])
     results = {"environment": environment(), "corpus": corpus.describe(), "arguments": vars(args)}
 
     if args.how is None:
@@ -257,17 +264,19 @@ def main(argv=None) -> None:
 
     model = SkipGram.new(vocabulary, args.how or "shared", args)
     try:
-        results["training"] = train(model, args.how or "shared", tokens, vocabulary.counts, args)
+        with mg.backend.quiet():
+            results["training"] = train(model, args.how or "shared", tokens, vocabulary.counts, args)
+        words, counts, vectors = vocabulary.words[1:], vocabulary.counts[1:], model.vectors.numpy()[1:]  # not <unk>
+        if not np.isfinite(vectors).all():
+            raise FloatingPointError
     except FloatingPointError:
         raise DemoError(f"the vectors have grown beyond all bounds: try --lr smaller than {args.lr}") from None
-    vectors = model.vectors.numpy()
-    wanted = (args.neighbours or WORDS_TO_SHOW).replace(",", " ").split()
-    results["neighbours"] = neighbours(vocabulary, vectors, wanted)
 
-    write_word2vec(out / "vectors.txt", vocabulary.words, vectors)
-    write_projector(out / "vectors.tsv", out / "metadata.tsv", vocabulary.words, vectors)
-    frequent = [i for i, word in enumerate(vocabulary.words) if word.isalpha()][:150] or range(len(vectors))
-    word_map(out / "map.png", vocabulary.decode(frequent), vectors[frequent], "The most frequent words", args.show)
+    results["neighbours"] = neighbours(words, counts, vectors, args.neighbours)
+    write_word2vec(out / "vectors.txt", words, vectors)
+    write_projector(out / "vectors.tsv", out / "metadata.tsv", words, vectors)
+    frequent = [i for i, word in enumerate(words) if word.isalpha()][:150] or range(len(words))
+    word_map(out / "map.png", [words[i] for i in frequent], vectors[frequent], "The most frequent words", args.show)
     write_json(out / "results.json", results)
     print(f"in {out}: vectors.txt, vectors.tsv, metadata.tsv, map.png, results.json")
 

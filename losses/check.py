@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,17 @@ def check(chapter: Chapter, function: Callable, max_examples: int = 200, out: Ca
         names = list(inspect.signature(lesson.holds).parameters)[1:]
         for name, value in zip(names, example, strict=True):
             out(f"    {name} = {_plain(value)}")
-        said = str(error).strip().splitlines()[0] if isinstance(error, AssertionError) else repr(error)
+        said = str(error).strip().splitlines()[0] if isinstance(error, AssertionError) else _raised(error, function)
         out(f"    {said}\n\nThe step it breaks: {lesson.step} of {chapter.module}\n{' '.join(lesson.lesson.split())}")
         return False
     return True
+
+
+def _raised(error: Exception, function: Callable) -> str:
+    """An exception and the line of the reader's file that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == inspect.getsourcefile(function)]
+    return f"line {lines[-1]} raised {error!r}" if lines else f"what it returned cannot be used: {error!r}"
 
 
 def _plain(value: Any) -> str:

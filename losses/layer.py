@@ -100,6 +100,8 @@ class OutputLayer:
                 f"losses.{name}: counts must be {vocab_size} numbers, none negative; got {len(counts)} numbers, "
                 f"the least {min(counts, default=None)}"
             )
+        if not isinstance(key, mg.Key):
+            raise TypeError(f"losses.{name}: key must be a minigrad.Key, as minigrad.Key(1); got {type(key).__name__}")
         self.vocab_size, self.dim = vocab_size, dim
         self.counts = [1.0 / (i + 1) for i in range(vocab_size)] if counts is None else counts
         self.weight = mg.param((key.uniform((vocab_size, dim)) - 0.5) / dim)
@@ -115,14 +117,18 @@ class OutputLayer:
         """
         raise TypeError(f"losses.{type(self).__name__} has no loss")
 
-    def scores(self, hidden: mg.Tensor) -> mg.Tensor:
-        """(B, V): the layer's estimate of log P(w | h), up to a number for each h."""
-        scores = hidden @ self.weight.T
+    def raw_scores(self, hidden: mg.Tensor) -> mg.Tensor:
+        """s_w of every word, equation (1): (B, d) -> (B, V)."""
+        scores = self._checked(hidden) @ self.weight.T
         return scores if self.bias is None else scores + self.bias
+
+    def scores(self, hidden: mg.Tensor) -> mg.Tensor:
+        """The layer's estimate of log P(w | h), up to a number for each h: (B, d) -> (B, V)."""
+        return self.raw_scores(hidden)
 
     def log_prob(self, hidden: mg.Tensor) -> mg.Tensor:
         """log P(w | h) of every word, (B, V), normalised: O(B V d)."""
-        scores = self.scores(self._checked(hidden))
+        scores = self.scores(hidden)
         return scores - mg.logsumexp(scores, axis=1, keepdims=True)
 
     def topk(self, hidden: mg.Tensor, k: int) -> tuple[type_of_array, type_of_array]:
@@ -130,7 +136,7 @@ class OutputLayer:
         if not 1 <= k <= self.vocab_size:
             raise ValueError(f"losses.{type(self).__name__}.topk: k must lie in 1 to {self.vocab_size}, got {k}")
         with mg.no_grad():
-            scores = self.scores(self._checked(hidden)).data
+            scores = self.scores(hidden).data
         xp = xp_of(scores)
         ids = xp.argsort(-scores, axis=1)[:, :k]
         return ids, xp.take_along_axis(scores, ids, axis=1)
@@ -157,6 +163,11 @@ class OutputLayer:
             raise ValueError(
                 f"losses.{type(self).__name__}: hidden must have shape (B, {self.dim}) with B >= 1, "
                 f"got {list(hidden.shape)}"
+            )
+        if hidden.dtype != self.weight.dtype:
+            raise TypeError(
+                f"losses.{type(self).__name__}: hidden is {hidden.dtype}, the layer's weights are {self.weight.dtype}; "
+                f"convert one: hidden.astype({str(self.weight.dtype)!r})"
             )
         return hidden
 

@@ -16,9 +16,9 @@ def power(a, *, n):
 
 
 def sigmoid(a):
-    """1/(1 + e^−a); where e^−a would overflow, the answer is the smallest for which it doesn't."""
+    """1/(1 + e^−a) = e^min(a, 0) / (1 + e^−|a|): no exponential of a positive number, and all digits on both sides."""
     xp = xp_of(a)
-    return 1.0 / (1.0 + xp.exp(-xp.maximum(a, -88.0 if getattr(a, "itemsize", 8) == 4 else -709.0)))
+    return xp.exp(xp.minimum(a, 0.0)) / (1.0 + xp.exp(-xp.maximum(a, -a)))
 
 
 def softplus(a):

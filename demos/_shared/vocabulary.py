@@ -50,10 +50,11 @@ class Vocabulary:
         ranked = sorted((-count, word) for word, count in counts.items() if count >= min_count)
         ranked = ranked if max_size is None else ranked[: max(max_size - 1, 0)]
         if len(ranked) < 2:
-            left = ["no", "one"][len(ranked)]
+            often = ["none", "only one"][len(ranked)]
             raise DemoError(
-                f"a vocabulary of {left} word can't be learned: the text has {len(counts):,} types ({total:,} tokens),"
-                f" and what was asked is min_count={min_count}, max_size={max_size}"
+                f"a vocabulary needs two words to tell apart: of the {len(counts):,} different words of the text "
+                f"({total:,} in all) {often} is left with a count of {min_count} or more; "
+                "try a longer text, or a smaller --min-count"
             )
         known = [-count for count, _ in ranked]
         return cls([UNKNOWN, *(word for _, word in ranked)], np.array([total - sum(known), *known], np.int64))

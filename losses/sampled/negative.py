@@ -5,39 +5,52 @@ word. Mikolov, Sutskever, Chen, Corrado, Dean ("Distributed Representations of W
 Compositionality", NIPS 2013, §2.2, eq. 4; the slide says 2012) ask an easier question: is this word the right one, or
 noise? One right word, k words drawn from q, k + 1 yes-or-no decisions.
 
-    B   examples (pairs of a word and one of its contexts) in a batch      q(w)  probability of drawing w as noise
-    V   words in the vocabulary                                            s_w   score of word w: W_w · h + b_w
-    d   numbers in a word vector                                           σ(s)  1 / (1 + e^−s)
-    k   noise words an example                                             t     the target; n₁ … n_k the noise
+    h   the context: d numbers. In skip-gram the vector of       B       examples in a batch; V words in the vocabulary
+        a word, and t is one of the words around it              q(w)    probability of drawing w as noise: its count
+    t   the target, the right word; n₁ … n_k the noise                   to the power ¾, made to sum to one
+    s_w the score of word w, W_w · h + b_w                       σ(s)    1 / (1 + e^−s);  1 − σ(s) = σ(−s)
 
 The loss.
-    (1)  L = −log σ(s_t) − Σ_j log σ(−s_{n_j}):  the word t should be called right, each n_j noise.
-    (2)  −log σ(s) = log(1 + e^−s) = softplus(−s), which for s = −1000 is 1000, where log σ(s) is log 0.
-         So  L = softplus(−s_t) + Σ_j softplus(s_{n_j}).
+    (1)  L = −log σ(s_t) − Σ_j log σ(−s_{n_j}):  the word t should be called right, each n_j noise. The noise is drawn
+         with replacement and without looking at t. A draw that happens to be t stays, or (4) would be false (word2vec's
+         own code skips it).
+    (2)  −log σ(s) = log(1 + e^−s) = softplus(−s), so  L = softplus(−s_t) + Σ_j softplus(s_{n_j}).  Where s = −1000,
+         σ(s) is 0 in floating point and its logarithm infinite; softplus(x), computed as max(x, 0) + log(1 + e^−|x|),
+         is 1000. (To clip σ instead makes the loss flat, its gradient zero, just where the model is most wrong.)
 
 Its gradient.
-    (3)  softplus′ = σ, so  ∂L/∂s_t = −σ(−s_t) = σ(s_t) − 1   and   ∂L/∂s_{n_j} = σ(s_{n_j}).
-         Both lie between −1 and 1: no example can throw the weights far. Only k + 1 rows of W have a gradient.
+    (3)  softplus′ = σ, so  ∂L/∂s_t = −σ(−s_t) = σ(s_t) − 1   and   ∂L/∂s_{n_j} = σ(s_{n_j}),  all between −1 and 1.
+         At most k + 1 rows of W have a gradient; a word drawn twice has two parts, which add up.
 
 What it learns.
     (4)  On average over t ~ P(· | h) and the noise, word w occurs in L with weight P(w | h) as right word and k q(w)
          as noise:   E L = Σ_w [P(w | h) softplus(−s_w) + k q(w) softplus(s_w)].
-    (5)  Its derivative by s_w, P(w | h) (σ(s_w) − 1) + k q(w) σ(s_w), is zero where σ(s_w) = P / (P + k q), that is at
-         s*_w = log P(w | h) − log(k q(w)).
-    (6)  So scores aren't log-probabilities: they are off by log(k q(w)), which we know. (The slide: biased if
-         k ≠ |V| or q isn't uniform. If k = |V| and q is, k q(w) = 1 and its logarithm is 0.) Adding it gives the
-         distribution back:  log P(w | h) = s_w + log(k q(w)) − log Σ_v exp(s_v + log(k q(v))),  which is `log_prob`.
-         With q(w) = P(w), how often w occurs at all, s*_w = log [P(w | h) / P(w)] − log k: the pointwise mutual
-         information of word and context, less log k (Levy and Goldberg, NIPS 2014).
+    (5)  Its derivative by s_w, P(w | h) (σ(s_w) − 1) + k q(w) σ(s_w), is zero where σ(s_w) = P / (P + k q). Then the
+         odds σ / (1 − σ) = exp s_w are P / (k q):   s*_w = log P(w | h) − log(k q(w)).
+         It is a minimum, softplus being convex. (It takes scores that are free for every w and h, which d numbers a
+         word can only come near to, and q(w) > 0 for every word that occurs: else s_w would grow without end.)
+    (6)  So scores aren't log-probabilities, but they are off by log(k q(w)), which we know. Adding it and normalising
+         gives the distribution back:   log P(w | h) = s_w + log(k q(w)) − log Σ_v exp(s_v + log(k q(v))):  `log_prob`.
 
-Noise for the whole batch (Zoph, Vaswani, May, Knight, NAACL 2016; the slide says 2015).
-    (7)  Of q, (4) needs only an average, k E_q[softplus(s_n)]; any n draws estimate it: (k/n) Σ_j softplus(s_{n_j}).
-         One set of n words can serve all B examples. Their scores are then one matrix product H W_Sᵀ, and B + n rows
-         are gathered instead of B (k + 1). The expectation is the same; but the noise of different examples is no
-         longer independent, so a larger batch doesn't average it away: take n larger than k.
+The slide: "similar to NCE, but biased when k ≠ |V| or q is not uniform". Noise contrastive estimation puts s_w −
+log(k q(w)) where (1) has s_w, and so arrives at s_w = log P itself. Negative sampling leaves that term out. The two are
+the same if k q(w) = 1 for every w, that is, if q is uniform and k = |V|. If q is uniform and k any number, all scores
+are off by the same and normalising removes it; a q that isn't uniform distorts the distribution, unless (6) is used.
 
-Cost an example, in multiply-adds, there and back:  softmax 3 V d;  negative sampling 3 (k + 1) d, V nowhere;  shared
-3 (n + 1) d, but at the speed of a matrix product.
+With q(w) = P(w), the plain unigram distribution (power 1), s*_w = log [P(w | h) / P(w)] − log k: the pointwise mutual
+information of word and context, less log k (Levy and Goldberg, NIPS 2014). With the power ¾ there remains ¼ log P(w),
+and a constant.
+
+Noise for the whole batch (Zoph, Vaswani, May, Knight, NAACL 2016, who do it for NCE; the slide says 2015).
+    (7)  The noise enters (4) only as k times an average, k E_{w~q}[softplus(s_w)]. The mean of any m draws, times k,
+         has this expectation: (k/m) Σ_j softplus(s_{n_j}). So one set of m words can serve all B examples. Their scores
+         are one matrix product, (B, d) by (d, m), and B + m rows of W are gathered instead of B (k + 1).
+         The price: with noise of its own for each example, the noise of the mean loss has the variance (k/B) times the
+         average variance of softplus(s_w); shared, (k²/m) times the variance, over w ~ q, of the batch's average of it.
+         What all examples have in common, a larger batch doesn't average away: take m larger than k.
+
+Cost per example, forward and backward, in multiply-adds:  softmax 3 V d;  negative sampling 3 (k + 1) d;  shared
+3 (m + 1) d, at the speed of a matrix product. In training V is nowhere; `log_prob` costs V d, as any softmax does.
 """
 
 from typing import Any
@@ -52,7 +65,7 @@ from ..samplers import Sampler, Unigram
 
 
 def negative_sampling_naive(target_scores: Any, noise_scores: Any) -> Any:
-    """(1) as it stands. Right for small scores; infinite for s_t = −1000."""
+    """(1) as it stands: target_scores (B,), noise_scores (B, k) -> (B,). Infinite for s_t = −1000."""
     return -mg.log(mg.sigmoid(target_scores)) - mg.log(mg.sigmoid(-noise_scores)).sum(axis=-1)
 
 
@@ -60,9 +73,10 @@ def negative_sampling_naive(target_scores: Any, noise_scores: Any) -> Any:
 
 
 def negative_sampling(target_scores: Any, noise_scores: Any, *, k: float | None = None) -> tuple[Any, Any, Any]:
-    """Loss (2) and gradient (3): target_scores (B,), noise_scores (B, n) -> loss (B,), ∂L/∂s_t (B,), ∂L/∂s_n (B, n).
+    """Loss (2) and gradient (3): target_scores (B,), noise_scores (B, m) -> loss (B,), ∂L/∂s_t (B,), ∂L/∂s_n (B, m).
 
-    k: how many noise words the n columns stand for (7); None for n itself, which is the plain sum of (1).
+    Of arrays, or of tensors if it is to be differentiated again. k: how many noise words the m columns stand for (7);
+    None for m itself, the plain sum of (1).
     """
     weight = 1.0 if k is None else k / noise_scores.shape[1]  # (7)
     loss = mg.softplus(-target_scores) + weight * mg.softplus(noise_scores).sum(axis=1)  # (2)
@@ -78,9 +92,9 @@ negative_sampling_loss = of_scores(negative_sampling)
 class NegativeSampling(OutputLayer):
     """Negative sampling over `vocab_size` words for contexts of `dim` numbers.
 
-    k: noise words an example. shared: None to draw them for each example, or the number n of noise words that a whole
-    batch shares (7). power: q(w) ∝ count(w)^power; or `sampler`, any of `losses.samplers`. bias=False is word2vec.
-    counts, key: see `OutputLayer`.
+    k: noise words an example. shared: None to draw them for each example, or the number m of noise words that a whole
+    batch shares (7). power: q(w) ∝ count(w)^power, ¾ unless given; or `sampler`, any of `losses.samplers`.
+    counts, key, bias: see `OutputLayer`; word2vec has no bias.
     """
 
     def __init__(
@@ -92,7 +106,7 @@ class NegativeSampling(OutputLayer):
         key: mg.Key,
         k: int = 5,
         shared: int | None = None,
-        power: float = 0.75,
+        power: float | None = None,
         sampler: Sampler | None = None,
         bias: bool = True,
     ):
@@ -100,23 +114,27 @@ class NegativeSampling(OutputLayer):
         for what, n in (("k", k), ("shared", 1 if shared is None else shared)):
             if not isinstance(n, int) or n < 1:
                 raise ValueError(f"losses.NegativeSampling: {what} must be an integer of at least 1, got {n!r}")
+        if sampler is not None and power is not None:
+            raise ValueError("losses.NegativeSampling: give power= or a sampler=, which has a distribution of its own")
         self.k, self.shared = k, shared
-        self.sampler = Unigram(self.counts, power) if sampler is None else sampler
+        self.sampler = Unigram(self.counts, 0.75 if power is None else power) if sampler is None else sampler
         if self.sampler.vocab_size != vocab_size:
             raise ValueError(
                 f"losses.NegativeSampling: the sampler must draw from the layer's {vocab_size} words, "
                 f"it draws from {self.sampler.vocab_size}"
             )
+        self._some_are_never_drawn = not bool((self.sampler.probs > 0).all())
 
     def draw(self, key: mg.Key, batch_size: int, steps: int | None = None) -> type_of_array:
-        """Noise for a batch, ids (B, k), or (n,) if shared; with `steps`, for so many batches at once: (steps, …)."""
+        """Noise for a batch, ids (B, k), or (m,) if shared; with `steps`, for so many batches at once: (steps, …)."""
         shape = (batch_size, self.k) if self.shared is None else (self.shared,)
         return self.sampler.sample(key, shape if steps is None else (steps, *shape))
 
     def loss(self, hidden, targets, *, key=None, noise=None, reduction="mean"):
         """(7) for hidden (B, d) and targets (B,): a scalar, or (B,) with reduction="none".
 
-        The noise is drawn with `key`, or handed in as `noise`, drawn before by `draw`: one of the two is needed.
+        The noise is drawn with `key`, or handed in as `noise`, drawn before by `draw`: one of the two is needed. The
+        same key draws the same noise, and the layer would learn that sample: give each step its own, `key.fold(step)`.
         """
         hidden = self._checked(hidden)
         targets = self._checked_targets(hidden, targets)
@@ -129,12 +147,12 @@ class NegativeSampling(OutputLayer):
             target_scores, noise_scores = scores[:, 0], scores[:, 1:]
         else:
             target_scores = self._row_scores(hidden, targets[:, None])[:, 0]  # (B,)
-            noise_scores = self._shared_scores(hidden, noise)  # (B, n)
+            noise_scores = self._shared_scores(hidden, noise)  # (B, m)
         return self._reduced(negative_sampling_loss(target_scores, noise_scores, k=self.k), reduction)
 
     def scores(self, hidden):
-        """s_w + log(k q(w)): by (6) an estimate of log P(w | h) up to a number for each h. (B, V)"""
-        raw = super().scores(hidden)
+        """s_w + log(k q(w)), (B, V): by (6) an estimate of log P(w | h). The s_w alone are `raw_scores`."""
+        raw = self.raw_scores(hidden)
         xp = xp_of(raw.data)
         return raw + xp.log(self.k * xp.maximum(self.sampler.probs, 1e-300)).astype(raw.dtype)
 
@@ -142,7 +160,17 @@ class NegativeSampling(OutputLayer):
         noise = self.k if self.shared is None else self.shared / batch_size
         return ScoreCost(1 + noise, self.vocab_size)
 
-    def _checked_noise(self, noise: type_of_array, batch_size: int) -> type_of_array:
+    def _checked_targets(self, hidden, targets):
+        targets = super()._checked_targets(hidden, targets)
+        if self._some_are_never_drawn and not bool((self.sampler.probs[targets] > 0).all()):
+            raise ValueError(
+                "losses.NegativeSampling: a target has q(w) = 0: it is never drawn as noise, and its score would grow "
+                "without end (5); give it a count of at least 1"
+            )
+        return targets
+
+    def _checked_noise(self, noise: Any, batch_size: int) -> type_of_array:
+        noise = noise.data if isinstance(noise, mg.Tensor) else xp_of(self.weight.data).asarray(noise)
         shape = (batch_size, self.k) if self.shared is None else (self.shared,)
         if noise.shape != shape:
             raise ValueError(
@@ -152,7 +180,8 @@ class NegativeSampling(OutputLayer):
         return noise
 
 
-# The trap: nn.Embedding's gradient is dense unless sparse=True, and then every step writes all V rows, whatever k is.
+# In PyTorch. The trap: by default nn.Embedding's gradient is dense, and every step writes all V rows, whatever k is.
+# sparse=True avoids it. The noise: torch.multinomial(q, B * k, replacement=True).view(B, k).
 IN_PYTORCH = """
 import torch
 import torch.nn.functional as F

@@ -25,6 +25,22 @@ def scores(limit: float = 8.0, max_noise: int = 4, dtype: str = "float64"):
     )
 
 
+def far_scores():
+    """The same with scores of ±1000."""
+    return scores(dtype="float32").map(lambda pair: tuple(np.float32(1000) * np.sign(s + 0.1) for s in pair))
+
+
+def shared_scores():
+    """The same with columns that all agree, and a number k of noise words that they stand for."""
+    from hypothesis import strategies as st
+
+    def agreeing(pair, k):
+        target, noise = pair
+        return target, np.repeat(noise[:, :1], noise.shape[1], axis=1), k
+
+    return st.builds(agreeing, scores(), st.integers(1, 3))
+
+
 def distributions():
     """Strategy: (P (V,), q (V,), k), two distributions over V = 2 to 4 words and a number of noise words."""
     from hypothesis import strategies as st
@@ -61,12 +77,15 @@ def loss_is_the_sum_of_minus_log_sigma(f, target, noise):
     _close(f(target, noise)[0], expected, "the loss")
 
 
-def loss_is_finite_far_from_zero(f, target, noise):
-    target, noise = np.float32(1000) * np.sign(target + 0.1), np.float32(1000) * np.sign(noise + 0.1)
-    expected = np.maximum(-target, 0) + np.maximum(noise, 0).sum(axis=1)
+def loss_is_right_far_from_zero(f, target, noise):
     with np.errstate(all="ignore"):
-        loss, g_target, g_noise = f(target.astype("float32"), noise.astype("float32"))
-    _close(loss, expected, "the loss", 1e-6)
+        loss = f(target, noise)[0]
+    _close(loss, np.maximum(-target, 0) + np.maximum(noise, 0).sum(axis=1), "the loss", 1e-6)
+
+
+def gradient_is_right_far_from_zero(f, target, noise):
+    with np.errstate(all="ignore"):
+        _, g_target, g_noise = f(target, noise)
     _close(g_target, np.where(target > 0, 0.0, -1.0), "G_target", 1e-6)
     _close(g_noise, np.where(noise > 0, 1.0, 0.0), "G_noise", 1e-6)
 
@@ -109,22 +128,21 @@ def optimum_is_log_p_minus_log_kq(f, p, q, k):
     _close(mean, np.zeros(v), "the mean gradient at log P − log kq")
 
 
-def shared_noise_counts_as_k(f, target, noise):
+def shared_noise_counts_as_k(f, target, noise, k):
     """Columns that all agree are worth k of them, however many there are."""
-    noise = np.repeat(noise[:, :1], noise.shape[1], axis=1)
-    loss, g_target, g_noise = f(target, noise, k=3)
-    three, g_three, g_noise_three = f(target, np.repeat(noise[:, :1], 3, axis=1))
-    _close(loss, three, "the loss")
-    _close(g_target, g_three, "G_target")
-    _close(np.sum(g_noise, axis=1), np.sum(g_noise_three, axis=1), "Σ G_noise")
+    loss, g_target, g_noise = f(target, noise, k=k)
+    k_words, g_target_of_k, g_noise_of_k = f(target, np.repeat(noise[:, :1], k, axis=1))
+    _close(loss, k_words, f"the loss with k={k}")
+    _close(g_target, g_target_of_k, f"G_target with k={k}")
+    _close(np.sum(g_noise, axis=1), np.sum(g_noise_of_k, axis=1), f"Σ G_noise with k={k}")
 
 
 CHAPTER = Chapter(
     name="negative",
     module="losses.sampled.negative",
     function="negative_sampling",
-    signature="negative_sampling(target_scores (B,), noise_scores (B, n), *, k=None) "
-    "-> loss (B,), G_target (B,), G_noise (B, n)",
+    signature="negative_sampling(target_scores (B,), noise_scores (B, m), *, k=None) "
+    "-> loss (B,), G_target (B,), G_noise (B, m)",
     lessons=(
         Lesson(
             "one loss an example",
@@ -142,12 +160,12 @@ CHAPTER = Chapter(
             loss_is_the_sum_of_minus_log_sigma,
         ),
         Lesson(
-            "the loss is finite far from zero",
+            "the loss is right far from zero",
             "(2)",
-            """−log σ(−1000) is 1000, but σ(−1000) is 0 and its logarithm infinite. softplus(s) = max(s, 0) +
-            log(1 + e^−|s|) takes no exponential of a large number.""",
-            scores,
-            loss_is_finite_far_from_zero,
+            """−log σ(−1000) is 1000, but σ(−1000) is 0 in floating point and its logarithm infinite. softplus(s) =
+            max(s, 0) + log(1 + e^−|s|) takes no exponential of a large number.""",
+            far_scores,
+            loss_is_right_far_from_zero,
         ),
         Lesson(
             "float32 stays float32",
@@ -172,6 +190,13 @@ CHAPTER = Chapter(
             gradient_is_sigma_for_noise,
         ),
         Lesson(
+            "G is right far from zero",
+            "(3)",
+            """σ(1000) is 1 and σ(−1000) is 0; e^1000 / (1 + e^1000) is inf / inf, not a number.""",
+            far_scores,
+            gradient_is_right_far_from_zero,
+        ),
+        Lesson(
             "G is the derivative of the loss",
             "(3)",
             """The loss and G must be of the same function: what is scaled or left out in one is so in the other.""",
@@ -190,8 +215,8 @@ CHAPTER = Chapter(
         Lesson(
             "shared noise counts as k words",
             "(7)",
-            """n columns estimate k E_q[softplus(s)], so each has the weight k/n, in the loss and in G.""",
-            scores,
+            """m columns estimate k E_q[softplus(s)], so each has the weight k/m, in the loss and in G.""",
+            shared_scores,
             shared_noise_counts_as_k,
             option="k",
         ),

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -210,7 +211,8 @@ with Progress("training", total=2000) as bar:
     subprocess.run([sys.executable, "-c", script], stderr=theirs, env=environ, check=True)
     screen = os.read(ours, 1_000_000).decode()
     os.close(ours), os.close(theirs)
-    assert all(part in screen for part in ("training", "50%", "words/s, loss 2.310, 0:00 left", "2,000 words in 0.3 s"))
+    for part in ("training", "50%", r"words/s, loss 2\.310, \d+:\d\d left", r"2,000 words in \d"):
+        assert re.search(part, screen)
 
 
 def test_the_first_ctrl_c_asks_to_stop_and_the_second_abandons(capsys):

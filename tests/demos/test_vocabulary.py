@@ -104,13 +104,13 @@ def test_min_count_below_one_is_an_error():
         Vocabulary.from_sentences(SENTENCES, min_count=0)
 
 
-@pytest.mark.parametrize("min_count, max_size, left", [(3, None, "one"), (4, None, "no"), (1, 2, "one"), (1, 0, "no")])
-def test_a_vocabulary_of_one_word_is_an_error(min_count, max_size, left):
+@pytest.mark.parametrize("min_count, max_size, often", [(3, None, "only one"), (4, None, "none"), (1, 2, "only one")])
+def test_a_vocabulary_of_one_word_is_an_error(min_count, max_size, often):
     with pytest.raises(DemoError) as error:
         Vocabulary.from_sentences(SENTENCES, min_count=min_count, max_size=max_size)
     assert str(error.value) == (
-        f"a vocabulary of {left} word can't be learned: the text has 5 types (8 tokens),"
-        f" and what was asked is min_count={min_count}, max_size={max_size}"
+        "a vocabulary needs two words to tell apart: of the 5 different words of the text (8 in all) "
+        f"{often} is left with a count of {min_count} or more; try a longer text, or a smaller --min-count"
     )
 
 
