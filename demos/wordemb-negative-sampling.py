@@ -139,7 +139,7 @@ def climb(vocabulary: Vocabulary, tokens: Tokens, args, seconds: float) -> list[
                 words, pairs, now = words + new_words, pairs + new_pairs, time.perf_counter()
                 if now - start >= seconds:
                     break
-            rounds += 1
+            rounds, now = rounds + 1, time.perf_counter()
         rungs.append({"how": how, "words_per_second": words / (now - start), "pairs_per_second": pairs / (now - start)})
     return rungs
 

@@ -11,6 +11,7 @@ a file prints them, and runs the suite on the project's own.
 """
 
 import argparse
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -31,22 +32,29 @@ class CannotCheck(Exception):
 
 def smallest_failure(lesson: Lesson, function: Callable, max_examples: int = 200) -> tuple[tuple, Exception] | None:
     """The smallest example for which the lesson doesn't hold, and what went wrong there; None if it holds."""
-    from hypothesis import given, settings
+    from hypothesis import Phase, given, settings
 
     failures = []
 
-    @settings(max_examples=max_examples, deadline=None, database=None, derandomize=True, report_multiple_bugs=False)
+    @settings(
+        max_examples=max_examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        report_multiple_bugs=False,
+        phases=[Phase.generate, Phase.shrink],
+    )
     @given(lesson.examples())
     def holds(example):
         try:
-            lesson.holds(function, *example)
-        except Exception as error:
+            lesson.holds(function, *copy.deepcopy(example))  # a copy: the function may write into what it is given
+        except (Exception, SystemExit) as error:
             failures.append((example, error))
             raise
 
     try:
         holds()
-    except Exception:
+    except (Exception, SystemExit):
         if not failures:
             raise  # not the function's fault
     return failures[-1] if failures else None  # Hypothesis ends with the smallest one it found
@@ -59,22 +67,27 @@ def load(path: str, chapter: Chapter) -> Callable:
     spec = importlib.util.spec_from_file_location("mine", path)
     if spec is None or spec.loader is None:
         raise CannotCheck(f"{path}: expected a Python file, with the ending .py")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules["mine"] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CannotCheck(f"{path}: running it raised {type(error).__name__}: {error}") from error
     function = getattr(module, chapter.function, None)
     if not callable(function):
         raise CannotCheck(f"{path}: expected a function {chapter.signature}; there is none of that name")
+    try:
+        inspect.signature(function)
+    except ValueError:
+        raise CannotCheck(f"{path}: expected a function {chapter.signature}; what it takes cannot be seen") from None
     return function
 
 
 def check(chapter: Chapter, function: Callable, max_examples: int = 200, out: Callable = print) -> bool:
     """Runs the suite of `chapter` on `function` and tells of it; True if all holds."""
-    takes = inspect.signature(function).parameters
+    takes = inspect.signature(function).parameters.values()
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes)
     for lesson in chapter.lessons:
-        if lesson.option and lesson.option not in takes:
+        if lesson.option and not takes_any and lesson.option not in [parameter.name for parameter in takes]:
             out(f"  –  {lesson.step} {lesson.name}: not run, your function takes no {lesson.option}=")
             continue
         failure = smallest_failure(lesson, function, max_examples)
@@ -86,7 +99,8 @@ def check(chapter: Chapter, function: Callable, max_examples: int = 200, out: Ca
         names = list(inspect.signature(lesson.holds).parameters)[1:]
         for name, value in zip(names, example, strict=True):
             out(f"    {name} = {_plain(value)}")
-        said = str(error).strip().splitlines()[0] if isinstance(error, AssertionError) else _raised(error, function)
+        said = str(error).strip().split("\n")[0] if isinstance(error, AssertionError) else ""
+        said = said or _raised(error, function)
         out(f"    {said}\n\nThe step it breaks: {lesson.step} of {chapter.module}\n{' '.join(lesson.lesson.split())}")
         return False
     return True
@@ -94,8 +108,9 @@ def check(chapter: Chapter, function: Callable, max_examples: int = 200, out: Ca
 
 def _raised(error: Exception, function: Callable) -> str:
     """An exception and the line of the reader's file that raised it."""
+    module = sys.modules.get(getattr(function, "__module__", ""))
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == inspect.getsourcefile(function)]
+    lines = [frame.lineno for frame in frames if frame.filename == getattr(module, "__file__", None)]
     return f"line {lines[-1]} raised {error!r}" if lines else f"what it returned cannot be used: {error!r}"
 
 

@@ -164,6 +164,8 @@ class OutputLayer:
                 f"losses.{type(self).__name__}: hidden must have shape (B, {self.dim}) with B >= 1, "
                 f"got {list(hidden.shape)}"
             )
+        if not xp_of(hidden.data).isfinite(hidden.data).all():
+            raise FloatingPointError(f"losses.{type(self).__name__}: hidden holds NaN or infinities")
         if hidden.dtype != self.weight.dtype:
             raise TypeError(
                 f"losses.{type(self).__name__}: hidden is {hidden.dtype}, the layer's weights are {self.weight.dtype}; "
@@ -177,13 +179,13 @@ class OutputLayer:
         if targets.shape != hidden.shape[:1]:
             raise ValueError(f"{name} must have shape ({hidden.shape[0]},), got {list(targets.shape)}")
         check_ids(name, targets, self.vocab_size)
-        return targets
+        return targets.astype("int64", copy=False)
 
     def _reduced(self, losses: mg.Tensor, reduction: str) -> mg.Tensor:
         if not xp_of(losses.data).isfinite(losses.data).all():
             raise FloatingPointError(
-                f"losses.{type(self).__name__}: the loss of some example is not finite: hidden or the weights hold "
-                "NaN or infinities, or have grown so large that a score overflows (is the learning rate too high?)"
+                f"losses.{type(self).__name__}: the loss of some example is not finite: the weights hold NaN or "
+                "infinities, or have grown so large that a score overflows (is the learning rate too high?)"
             )
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(

@@ -96,6 +96,7 @@ def primitive(
     keep_x, keep_y, keep_shape = "x" in keep, "y" in keep, keep == "shape"
     names = inspect.signature(forward).parameters.values()
     arity = len([p for p in names if p.kind is not p.KEYWORD_ONLY])
+    nothing = (None,) * arity
     options = [p.name for p in names if p.kind is p.KEYWORD_ONLY]
     if d and len(d) != arity:
         raise ValueError(f"minigrad.primitive({name!r}): {arity} arguments need {arity} rules, got {len(d)}")
@@ -154,7 +155,7 @@ def primitive(
         if keep_shape:
             seen = [getattr(a, "shape", ()) for a in arrays]
         else:
-            seen = arrays if keep_x else None
+            seen = arrays if keep_x else nothing
         saved = (y if keep_y else None, residual, seen)
         return Tensor._of(y, Node(op, parents, saved, versions, params, y.shape, y.dtype))
 

@@ -29,40 +29,45 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
     With wanted=None the gradients are added to the leaves' `.grad`: all of them when the walk has succeeded, or none.
     A gradient is None where nothing arrived.
     """
-    arrived = {}  # node or leaf -> (what has arrived there, do we own its memory?)
-    heap = []
+    arrived, owned, heap = {}, set(), []  # what has arrived at a node or leaf; where the memory is ours; who waits
+    results = dict.fromkeys(wanted or ())
 
     def arrive(at, gradient):
         if at not in arrived:
-            arrived[at] = (gradient, False)  # borrowed: the array may be in use elsewhere
+            arrived[at] = gradient  # borrowed: the array may be in use elsewhere
             if type(at) is Node:
                 heappush(heap, (-at.number, at))
-            return
-        total, owned = arrived[at]
-        if owned and type(total) is type(gradient):
-            total += gradient  # the third and later arrivals add in place (a tensor's += makes a new tensor)
+        elif at in owned and type(gradient) is type(arrived[at]):
+            arrived[at] += gradient  # the third and later arrivals add in place (a tensor's += makes a new tensor)
         else:
-            total = total + gradient
-        arrived[at] = (total, True)
+            arrived[at] = arrived[at] + gradient
+            owned.add(at)
 
-    results = dict.fromkeys(wanted or ())
     arrive(root if root._node is None else root._node, seed)
     while heap:
         node = heappop(heap)[1]
-        g = arrived.pop(node)[0]
+        g = arrived.pop(node)
         if node in results:
             results[node] = g
         if type(g) is Rows:
             g = g.dense()  # rows are for leaves; a rule takes an array
-        for parent, contribution in zip(node.parents, _contributions(node, g, create_graph), strict=True):
-            if parent is not None:
-                arrive(parent, _fit(contribution, parent, node, create_graph))
+        y, residual, args = _saved(node, create_graph)
+        op, params = node.op, node.params
+        together = op.joint(g, y, residual, *args, **params) if op.joint is not None else None
+        for i, parent in enumerate(node.parents):
+            if parent is None:
+                continue
+            gradient = op.rules[i](g, y, *args, **params) if together is None else together[i]
+            like = parent if type(parent) is Node else parent._data
+            if gradient.shape != like.shape or gradient.dtype is not like.dtype or create_graph:
+                gradient = _fit(gradient, like.shape, like.dtype, op, create_graph)
+            arrive(parent, gradient)
         if not retain_graph:
             node.saved = None
     if wanted is not None:
-        return [arrived[w][0] if w in arrived else results[w] for w in wanted]
+        return [arrived.get(w, results[w]) for w in wanted]
     taken = {id(seed)}
-    for leaf, (gradient, _) in arrived.items():
+    for leaf, gradient in arrived.items():
         if id(gradient) in taken or getattr(gradient, "base", None) is not None:
             gradient = gradient.copy()  # what a person holds is his alone: he may scale or clip it in place
         taken.add(id(gradient))
@@ -70,8 +75,8 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
     return []
 
 
-def _contributions(node: Node, g, create_graph: bool):
-    """∂L/∂argument for each argument that needs it, by the rules of the node's operation."""
+def _saved(node: Node, create_graph: bool) -> tuple:
+    """What the rules of a node see: y, the residual and the arguments; as tensors if there is to be a graph."""
     op = node.op
     if node.saved is None:
         raise RuntimeError(
@@ -84,26 +89,17 @@ def _contributions(node: Node, g, create_graph: bool):
                 f"minigrad.backward: a tensor {signature(leaf)} was updated after {op.name} had used it, so the "
                 "gradient would be that of neither value; call backward() before the update"
             )
-    y, residual, args = node.saved
-    if args is None:
-        args = (None,) * len(node.parents)
-    if create_graph:
-        if op.once:
-            raise RuntimeError(
-                f"minigrad.backward: {op.name} has a fused rule, which has no derivative of its own; "
-                "use its composed form for create_graph=True"
-            )
-        if y is not None:
-            y = Tensor._of(y, node)
-        if op.keep != "shape":
-            args = [_rejoin(a, p) for a, p in zip(args, node.parents, strict=True)]
-        residual = None
-    if op.joint is not None:
-        return op.joint(g, y, residual, *args, **node.params)
-    return [
-        None if parent is None else rule(g, y, *args, **node.params)
-        for parent, rule in zip(node.parents, op.rules, strict=True)
-    ]
+    if not create_graph:
+        return node.saved
+    if op.once:
+        raise RuntimeError(
+            f"minigrad.backward: {op.name} has a fused rule, which has no derivative of its own; "
+            "use its composed form for create_graph=True"
+        )
+    y, _, args = node.saved
+    if op.keep != "shape":
+        args = [_rejoin(a, p) for a, p in zip(args, node.parents, strict=True)]
+    return None if y is None else Tensor._of(y, node), None, args
 
 
 def _rejoin(array, parent):
@@ -113,23 +109,21 @@ def _rejoin(array, parent):
     return Tensor._of(array, parent) if type(parent) is Node else parent
 
 
-def _fit(gradient, parent, node: Node, create_graph: bool):
+def _fit(gradient, shape, dtype, op, create_graph: bool):
     """A rule's result, summed over the axes along which its argument was broadcast, in the argument's type."""
-    leaf = type(parent) is not Node
-    shape, dtype = (parent._data.shape, parent._data.dtype) if leaf else (parent.shape, parent.dtype)
     if gradient.shape != shape:
         extra = len(gradient.shape) - len(shape)
         ones = tuple(i + extra for i, n in enumerate(shape) if n == 1 and gradient.shape[i + extra] != 1)
         if extra < 0 or any(n not in (1, m) for n, m in zip(shape, gradient.shape[extra:], strict=True)):
             raise ValueError(
-                f"minigrad: a rule of {node.op.name} gave a gradient of shape {list(gradient.shape)} "
+                f"minigrad: a rule of {op.name} gave a gradient of shape {list(gradient.shape)} "
                 f"for an argument of shape {list(shape)}"
             )
         gradient = gradient.sum(axis=(*range(extra), *ones), keepdims=True).reshape(shape)
-    if gradient.dtype is not dtype and gradient.dtype != dtype:
+    if gradient.dtype != dtype:
         gradient = gradient.astype(dtype)
     if create_graph and type(gradient) is Rows:
-        raise TypeError(f"minigrad: the rule of {node.op.name} gave Rows for a tensor, which ends the graph there")
+        raise TypeError(f"minigrad: the rule of {op.name} gave Rows for a tensor, which ends the graph there")
     return gradient
 
 

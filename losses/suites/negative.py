@@ -31,14 +31,10 @@ def far_scores():
 
 
 def shared_scores():
-    """The same with columns that all agree, and a number k of noise words that they stand for."""
+    """The same, with a number k of noise words that the columns stand for."""
     from hypothesis import strategies as st
 
-    def agreeing(pair, k):
-        target, noise = pair
-        return target, np.repeat(noise[:, :1], noise.shape[1], axis=1), k
-
-    return st.builds(agreeing, scores(), st.integers(1, 3))
+    return st.builds(lambda pair, k: (*pair, k), scores(dtype="float32"), st.integers(1, 3))
 
 
 def distributions():
@@ -129,12 +125,16 @@ def optimum_is_log_p_minus_log_kq(f, p, q, k):
 
 
 def shared_noise_counts_as_k(f, target, noise, k):
-    """Columns that all agree are worth k of them, however many there are."""
+    """The target's part is that of (1), the noise's k/m times as much, for each of the m columns."""
+    share = k / noise.shape[1]
+    of_target = [math.log1p(math.exp(-s)) for s in target]
+    of_noise = [sum(math.log1p(math.exp(n)) for n in ns) for ns in noise]
     loss, g_target, g_noise = f(target, noise, k=k)
-    k_words, g_target_of_k, g_noise_of_k = f(target, np.repeat(noise[:, :1], k, axis=1))
-    _close(loss, k_words, f"the loss with k={k}")
-    _close(g_target, g_target_of_k, f"G_target with k={k}")
-    _close(np.sum(g_noise, axis=1), np.sum(g_noise_of_k, axis=1), f"Σ G_noise with k={k}")
+    _close(loss, [t + share * n for t, n in zip(of_target, of_noise, strict=True)], f"the loss with k={k}", 1e-5)
+    _close(g_target, [1 / (1 + math.exp(-s)) - 1 for s in target], f"G_target with k={k}", 1e-5)
+    _close(g_noise, [[share / (1 + math.exp(-n)) for n in ns] for ns in noise], f"G_noise with k={k}", 1e-5)
+    for what, found in (("the loss", loss), ("G_target", g_target), ("G_noise", g_noise)):
+        assert found.dtype == "float32", f"{what} with k={k} is {found.dtype} for float32 scores"
 
 
 CHAPTER = Chapter(

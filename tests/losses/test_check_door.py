@@ -141,7 +141,9 @@ def test_a_function_with_too_few_arguments_is_a_failure_and_no_traceback(door):
 
 
 @pytest.mark.parametrize(
-    "kind", ["functools.partial(f)", "type('Version', (), {'__call__': lambda self, *a, k=None: f(*a)})()"]
+    "kind",
+    ["functools.partial(f)", "type('Version', (), {'__call__': lambda self, *scores, k=None: f(*scores)})()"],
+    ids=["a partial", "an object"],
 )
 def test_a_callable_that_is_no_function_and_breaks_is_a_failure_too(door, kind):
     # fault: `inspect.getsourcefile` wants a function or a class, and raises TypeError

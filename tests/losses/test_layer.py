@@ -174,7 +174,8 @@ def test_step_1_scores_are_w_h_plus_b(bias):
     if bias:
         some.bias.data = np.arange(5.0, dtype="float32")
     expected = HIDDEN @ some.weight.data.T + (np.arange(5.0) if bias else 0.0)
-    assert np.allclose(some.scores(mg.tensor(HIDDEN)).data, expected, atol=1e-6)
+    assert np.allclose(some.raw_scores(mg.tensor(HIDDEN)).data, expected, atol=1e-6)
+    assert (some.scores(HIDDEN).data == some.raw_scores(HIDDEN).data).all(), "with nothing to add, as in a softmax"
 
 
 @pytest.mark.parametrize("make", [plain, layer])
@@ -244,11 +245,29 @@ def test_a_layer_that_makes_no_sense_is_refused(options, message):
         (dict(sampler=Uniform(3)), r"the sampler must draw from the layer's 4 words, it draws from 3"),
         (dict(vocab_size=1), r"losses.NegativeSampling: vocab_size must be an integer of at least 2, got 1"),
         (dict(counts=[0, 0, 0, 0]), r"at least one positive; got \[0, 0, 0, 0\]"),
+        (dict(power=1, sampler=Uniform(4)), r"give power= or a sampler=, which has a distribution of its own"),
     ],
 )
 def test_negative_sampling_that_makes_no_sense_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         layer(**options)
+
+
+@pytest.mark.parametrize("key", [0, None])
+def test_a_layer_wants_a_key(key):
+    with pytest.raises(TypeError, match=rf"losses.OutputLayer: key must be a minigrad.Key.*got {type(key).__name__}"):
+        OutputLayer(5, 3, key=key)
+
+
+@pytest.mark.parametrize("what", ["loss", "log_prob", "topk"])
+@pytest.mark.parametrize("dtype", ["float64", "int64"])
+def test_hidden_of_another_type_than_the_weights_is_refused(what, dtype):
+    args = {"loss": ([0, 1],), "log_prob": (), "topk": (1,)}[what]
+    options = {"key": mg.Key(0)} if what == "loss" else {}
+    with pytest.raises(
+        TypeError, match=rf"hidden is {dtype}, the layer's weights are float32; convert one: hidden.ast"
+    ):
+        getattr(layer(), what)(HIDDEN.astype(dtype), *args, **options)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3,), (2, 2), (2, 3, 1)])
@@ -306,6 +325,22 @@ def test_targets_may_be_integers_of_any_type(dtype, shared):
 def test_noise_that_is_no_ids_is_refused(shared, noise, error, message):
     with pytest.raises(error, match=message):
         layer(shared=shared).loss(HIDDEN, [0, 1], noise=np.array(noise))
+
+
+@pytest.mark.parametrize("kind", [list, np.array, lambda ids: mg.tensor(np.array(ids))])
+def test_noise_may_be_a_list_an_array_or_a_tensor(kind):
+    expected = layer().loss(HIDDEN, [3, 1], noise=np.array([[0, 1], [2, 2]])).item()
+    assert layer().loss(HIDDEN, [3, 1], noise=kind([[0, 1], [2, 2]])).item() == expected
+
+
+@pytest.mark.parametrize("shared", [None, 3])
+def test_a_target_that_is_never_noise_is_refused(shared):
+    some = layer(counts=[5, 0, 1, 1], shared=shared)
+    some.loss(HIDDEN, [0, 2], key=mg.Key(0))
+    with pytest.raises(
+        ValueError, match=r"losses.NegativeSampling: a target has q\(w\) = 0: it is never drawn as noise"
+    ):
+        some.loss(HIDDEN, [0, 1], key=mg.Key(0))
 
 
 @pytest.mark.parametrize("options", [{}, {"key": mg.Key(0), "noise": np.zeros((2, 2), "int64")}])

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 import minigrad as mg
 from losses import NegativeSampling
 from losses.check import smallest_failure
-from losses.layer import OutputLayer
 from losses.sampled.negative import (
     IN_PYTORCH,
     negative_sampling,
@@ -37,6 +36,15 @@ def test_the_function_keeps_what_the_chapter_says(lesson):
 # ---- (1) to (3): the loss and its gradient ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("shared", [None, 2])
+def test_step_1_noise_that_happens_to_be_the_target_stays(shared):
+    layer = NegativeSampling(4, 2, key=mg.Key(0), k=2, shared=shared)
+    layer.bias.data = np.array([0.0, 2.0, 0.0, 0.0], "float32")
+    noise = np.array([1, 3] if shared else [[1, 3]])
+    loss = layer.loss(np.zeros((1, 2), "float32"), [1], noise=noise).item()
+    assert math.isclose(loss, math.log(1 + math.exp(-2)) + math.log(1 + math.exp(2)) + math.log(2), rel_tol=1e-6)
+
+
 @given(scores())
 def test_step_2_softplus_is_minus_log_sigma_and_both_ways_have_one_gradient(example):
     target, noise = map(mg.param, example)
@@ -54,7 +62,6 @@ def test_step_2_the_loss_at_minus_1000_is_1000(dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_step_2_the_naive_loss_at_minus_1000_is_infinite(dtype):
-    # fault: the engine's sigmoid never gives 0, so the naive loss is 88 in float32 and 709 in float64, not infinite
     target, noise = mg.tensor(np.array([-1000.0], dtype)), mg.tensor(np.array([[-1000.0]], dtype))
     with np.errstate(divide="ignore"):
         assert negative_sampling_naive(target, noise).data.tolist() == [math.inf]
@@ -165,6 +172,17 @@ def test_step_5_the_optimum_is_log_p_minus_log_kq(k):
     assert abs(by_weight).max() < 1e-12 and abs(by_bias).max() < 1e-12
 
 
+@given(distributions(), st.integers(0, 999))
+def test_step_5_it_is_a_minimum(example, seed):
+    p, q, k = example
+    s = np.log(p) - np.log(k * q)
+    elsewhere = s + mg.Key(seed).normal(len(p), "float64")
+    assert (
+        expected_loss(*layer_with_scores(s, q, k), p).item()
+        < expected_loss(*layer_with_scores(elsewhere, q, k), p).item()
+    )
+
+
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_step_5_log_p_itself_is_not_the_optimum(k):
     _, by_bias = gradients(*layer_with_scores(np.log(P), Q, k), P)
@@ -181,25 +199,39 @@ def test_step_6_log_prob_at_the_optimum_is_log_p(k):
 @pytest.mark.parametrize("k", [1, 2])
 def test_step_6_the_softmax_of_the_raw_scores_is_not_p(k):
     layer, h = layer_with_scores(np.log(P) - np.log(k * Q), Q, k)
-    raw = OutputLayer.scores(layer, mg.tensor(h[None]))
+    raw = layer.raw_scores(h[None])
     assert (abs((raw - mg.logsumexp(raw, axis=1, keepdims=True)).data - np.log(P)) > 0.1).any()
 
 
 def test_step_6_with_k_equal_to_v_and_uniform_noise_scores_are_log_p():
     layer, h = layer_with_scores(np.log(P), np.full(4, 0.25), 4)
-    raw = OutputLayer.scores(layer, mg.tensor(h[None])).data
+    raw = layer.raw_scores(h[None]).data
+    assert np.allclose(raw, np.log(P), rtol=0, atol=1e-12)
     assert np.allclose(layer.scores(h[None]).data, raw, rtol=0, atol=1e-12), "log(k q) is 0"
     by_weight, by_bias = gradients(layer, h, P)
     assert abs(by_weight).max() < 1e-12 and abs(by_bias).max() < 1e-12
 
 
-def test_step_6_with_unigram_noise_scores_are_pointwise_mutual_information_less_log_k():
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_step_6_with_uniform_noise_and_any_k_normalising_the_raw_scores_is_enough(k):
+    layer, h = layer_with_scores(np.log(P) - np.log(k / 4), np.full(4, 0.25), k)
+    _, by_bias = gradients(layer, h, P)
+    raw = layer.raw_scores(h[None])
+    assert abs(by_bias).max() < 1e-12, "it is the optimum"
+    assert np.allclose((raw - mg.logsumexp(raw, axis=1, keepdims=True)).data, np.log(P), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("power", [1, 0.75])
+def test_step_6_scores_are_pointwise_mutual_information_and_what_the_power_leaves_less_log_k(power):
     """Four words in three contexts, each context a direction of its own, so that every score is free."""
     joint = np.array([[4, 1, 2, 1], [1, 3, 1, 1], [2, 2, 1, 5]]) / 24  # P(h, w)
     p_h, p_w, k = joint.sum(axis=1), joint.sum(axis=0), 2
     pmi = np.log(joint / (p_h[:, None] * p_w))
-    layer = NegativeSampling(4, 3, key=mg.Key(0), k=k, counts=24 * p_w, power=1, bias=False)
-    layer.weight = mg.param(pmi.T - math.log(k))
+    left = (1 - power) * np.log(p_w) + np.log(
+        (p_w**power).sum()
+    )  # nothing for power 1, ¼ log P(w) and a constant for ¾
+    layer = NegativeSampling(4, 3, key=mg.Key(0), k=k, counts=24 * p_w, power=power, bias=False)
+    layer.weight = mg.param((pmi + left - math.log(k)).T)
     for h, chance, row in zip(np.eye(3), p_h, joint):
         (chance * expected_loss(layer, h, row / chance)).backward()
     assert abs(layer.weight.grad.dense()).max() < 1e-12
@@ -221,6 +253,23 @@ def test_step_7_shared_noise_has_the_expectation_of_unshared_noise():
     exact = (softplus(-s[np.arange(3), targets]) + layer.k * (q * softplus(s)).sum(axis=1)).mean()  # (4)
     found = [layer.loss(hidden, targets, noise=ids).item() for ids in layer.draw(mg.Key(3), 3, steps)]
     assert abs(np.mean(found) - exact) <= 6 * np.std(found) / math.sqrt(steps)
+
+
+@pytest.mark.parametrize("shared", [None, 1, 4])
+def test_step_7_the_variance_that_noise_brings_with_it_and_without_sharing(shared):
+    """V = 3, B = 2, k = 2: all 81 draws of unshared noise, all 3 or 81 of shared, by their probability."""
+    layer = NegativeSampling(3, 2, key=mg.Key(0), k=2, shared=shared, counts=[5, 2, 1])
+    layer.weight, layer.bias = mg.param(mg.Key(1).normal((3, 2), "float64")), None
+    hidden, q = mg.Key(2).normal((2, 2), "float64"), layer.sampler.probs
+    draws = np.array(list(itertools.product(range(3), repeat=shared or 4)))
+    chance = q[draws].prod(axis=1)
+    losses = np.array([layer.loss(hidden, [0, 1], noise=d if shared else d.reshape(2, 2)).item() for d in draws])
+    found = chance @ losses**2 - (chance @ losses) ** 2
+
+    x = softplus(hidden @ layer.weight.data.T)  # (B, V)
+    variance = lambda x: x**2 @ q - (x @ q) ** 2
+    expected = 2 / 2 * variance(x).mean() if shared is None else 2**2 / shared * variance(x.mean(axis=0))
+    assert math.isclose(found, expected, rel_tol=1e-9)
 
 
 @given(st.integers(0, 1000), st.integers(1, 4))

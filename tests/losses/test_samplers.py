@@ -217,7 +217,7 @@ def test_the_coin_has_twenty_bits_at_a_million_words_as_everywhere():
 
 @pytest.mark.parametrize(
     "counts",
-    [[], [1, -1], [1, math.nan], [1, math.inf], [0, 0], [[1, 2], [3, 4]], 5, None],
+    [[], [3, -1], [1, math.nan], [1, math.inf], [0, 0], [[1, 2], [3, 4]], 5, None],
     ids=["empty", "negative", "nan", "infinite", "all zero", "a matrix", "a number", "None"],
 )
 def test_counts_that_are_no_distribution_are_refused(counts):

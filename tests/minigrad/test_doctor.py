@@ -102,11 +102,13 @@ def test_no_package_is_imported_to_learn_its_version():
 
 
 def test_a_missing_package_is_named_with_what_it_keeps_from_running(without):
-    without("rich", "gensim")
+    without("rich", "torch", "gensim")
     told = facts()
     assert told["What will run"]["demos"] == "no, for want of rich: pip install -e '.[demos]'"
     assert told["What will run"]["tests"] == "no, for want of rich: pip install -e '.[test]'"
-    assert told["What will run"]["oracle tests"] == "skipped, where they need gensim: pip install -e '.[oracles]'"
+    assert (
+        told["What will run"]["oracle tests"] == "skipped, where they need torch, gensim: pip install -e '.[oracles]'"
+    )
     assert told["What will run"]["minigrad, losses"] == "yes"
 
 

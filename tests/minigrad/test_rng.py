@@ -257,6 +257,11 @@ def test_every_integer_is_drawn_as_often(low, high):
         assert within_six_sigma(count / n, p, p * (1 - p), n)
 
 
+def test_of_a_wide_range_even_and_odd_integers_are_drawn_as_often():
+    n = 20_000
+    assert within_six_sigma((mg.Key(8).integers(0, 2**52, n) % 2).mean(), 0.5, 0.25, n)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_moments_of_normal_numbers_are_0_1_0_3(dtype):
     n = 100_000
