@@ -39,6 +39,7 @@ from _shared.progress import Progress, interruptible
 from _shared.report import environment, table, write_json
 from _shared.skipgram_pairs import keep_probability, skipgram_pairs, subsample
 from _shared.vocabulary import Tokens, Vocabulary
+from threadpoolctl import threadpool_limits
 
 import losses
 import minigrad as mg
@@ -226,6 +227,7 @@ def parser():
 
 
 # %% All of it
+@threadpool_limits.wrap(limits=1, user_api="blas")  # the products are small: threads would wait for one another
 def main(argv=None) -> None:
     args = parser().parse_args(argv)
     if args.quick:

@@ -14,8 +14,8 @@ from . import kernels
 
 NEEDS = {  # what runs -> the packages it can't do without, and what pip should install to bring them
     "minigrad, losses": ("numpy numba", "."),
-    "demos": ("matplotlib rich scikit-learn", ".[demos]"),
-    "tests": ("pytest hypothesis matplotlib rich scikit-learn", ".[test]"),
+    "demos": ("matplotlib rich scikit-learn threadpoolctl", ".[demos]"),
+    "tests": ("pytest hypothesis matplotlib rich scikit-learn threadpoolctl", ".[test]"),
     "losses.check": ("hypothesis", ".[test]"),
     "oracle tests": ("torch gensim", ".[oracles]"),
 }

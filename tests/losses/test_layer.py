@@ -44,6 +44,17 @@ def test_step_2_gradients_are_right_to_second_order(batch):
 
 
 @given(vocab_batches())
+def test_step_2_gradients_that_can_be_differentiated_again_are_the_same(batch):
+    ids = np.stack([batch.targets, batch.targets[::-1]], axis=1)
+    up = mg.Key(1).normal(ids.shape, "float64")
+    arguments = [batch.hidden, batch.weight]
+    by_hidden, by_weight = mg.grad(row_scores(*arguments, ids=ids), arguments, up)
+    again = mg.grad(row_scores(*arguments, ids=ids), arguments, up, create_graph=True)
+    assert np.allclose(again[0].data, by_hidden, rtol=1e-12, atol=1e-12)
+    assert np.allclose(again[1].data, by_weight.dense(), rtol=1e-12, atol=1e-12)
+
+
+@given(vocab_batches())
 def test_step_1_a_score_is_the_product_of_row_and_hidden(batch):
     weight, _, hidden, targets = batch
     found = row_scores(hidden, weight, ids=targets[:, None]).data[:, 0]
@@ -307,7 +318,7 @@ def test_targets_may_be_a_list_a_tuple_an_array_or_a_tensor(kind):
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32", "int64", "uint64"])
 @pytest.mark.parametrize("shared", [None, 3])
 def test_targets_may_be_integers_of_any_type(dtype, shared):
-    # fault: uint64 targets beside int64 noise are concatenated to float64, and NumPy refuses them as an index
+    """uint64 beside the int64 of the noise would become float64."""
     expected = layer(shared=shared).loss(HIDDEN, [3, 1], key=mg.Key(0)).item()
     assert layer(shared=shared).loss(HIDDEN, np.array([3, 1], dtype), key=mg.Key(0)).item() == expected
 
@@ -365,28 +376,31 @@ def test_a_layer_without_a_chapter_has_no_loss():
         plain().loss(HIDDEN, [0, 1])
 
 
-@pytest.mark.parametrize("shared", [None, 3])
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_hidden_that_is_not_a_number_is_refused(shared):
-    hidden = np.array([[1.0, 1.0, 1.0], [1.0, math.nan, 1.0]], "float32")
-    with pytest.raises(FloatingPointError, match=r"losses.NegativeSampling: the loss of some example is not finite"):
-        layer(shared=shared).loss(hidden, [0, 1], key=mg.Key(0))
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("what", ["loss", "log_prob", "topk", "scores", "raw_scores"])
+def test_a_hidden_that_is_not_finite_is_refused(what, value):
+    hidden = np.array([[1.0, 1.0, 1.0], [1.0, value, 1.0]], "float32")
+    args = {"loss": ([0, 1],), "topk": (2,)}.get(what, ())
+    options = {"key": mg.Key(0)} if what == "loss" else {}
+    with pytest.raises(FloatingPointError, match=r"losses.NegativeSampling: hidden holds NaN or infinities"):
+        getattr(layer(), what)(hidden, *args, **options)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_an_infinite_hidden_is_refused_even_where_the_loss_is_finite(sign):
-    # fault: s_t = ∞ and s_n = −∞ have the loss 0, which passes; the gradient is then −1.2e−38 · ∞ = −∞
+    """s_t = ∞ and s_n = −∞ have the loss 0, but the gradient of their rows is 0 · ∞."""
     some = layer(dim=1, k=1, bias=False)
     some.weight.data = np.array([[1.0], [-1.0], [0.0], [0.0]], "float32") * np.float32(sign)
     with pytest.raises(FloatingPointError):
         some.loss(np.array([[sign * math.inf]], "float32"), [0], noise=np.array([[1]]))
 
 
-@pytest.mark.parametrize("what", ["log_prob", "topk"])
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_hidden_that_is_not_finite_is_refused_in_evaluation_too(what):
-    # fault: log_prob gives NaN and topk gives ids 0, 1, …, without a word
-    args = {"log_prob": (), "topk": (2,)}[what]
-    with pytest.raises(FloatingPointError):
-        getattr(layer(), what)(HIDDEN * np.float32(math.nan), *args)
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+@pytest.mark.parametrize("shared", [None, 3])
+def test_weights_that_have_blown_up_are_noticed_at_the_loss(shared, value):
+    some = layer(shared=shared)
+    some.bias.data = np.array([0.0, value, 0.0, 0.0], "float32")
+    with pytest.raises(
+        FloatingPointError, match=r"the loss of some example is not finite: the weights hold NaN or inf"
+    ):
+        some.loss(HIDDEN, [0, 1], key=mg.Key(0))

@@ -14,7 +14,7 @@ from minigrad.check import vocab_batches
 
 from .properties import scores_as_the_engine_finds_them, table_draws_the_distribution, weights
 
-pytestmark = [pytest.mark.negative, pytest.mark.usefixtures("no_explanations")]
+pytestmark = pytest.mark.negative
 softplus, sigmoid = mg.softplus, mg.sigmoid
 
 
@@ -110,6 +110,21 @@ def k_weighs_the_target_too(target, noise, *, k=None):
     return loss + (weight - 1) * softplus(-target), weight * g_target, g_noise
 
 
+def only_the_first_noise_word_for_k(target, noise, *, k=None):
+    if k is None:
+        return sound(target, noise)
+    loss, g_target, g_noise = sound(target, noise[:, :1], k=k)
+    return loss, g_target, np.concatenate([g_noise, 0 * noise[:, 1:]], axis=1)
+
+
+def every_k_is_three(target, noise, *, k=None):
+    return sound(target, noise, k=None if k is None else 3)
+
+
+def a_float64_k(target, noise, *, k=None):
+    return sound(target, noise, k=None if k is None else np.float64(k))
+
+
 SABOTAGE = [
     (noise_averaged, "the loss is the sum of −log σ"),
     (noise_averaged, "a noise word's gradient is σ(s_n)"),
@@ -138,6 +153,9 @@ SABOTAGE = [
     (k_ignored_in_the_gradient, "shared noise counts as k words"),
     (k_over_n_upside_down, "shared noise counts as k words"),
     (k_weighs_the_target_too, "shared noise counts as k words"),
+    (only_the_first_noise_word_for_k, "shared noise counts as k words"),
+    (every_k_is_three, "shared noise counts as k words"),
+    (a_float64_k, "shared noise counts as k words"),
 ]
 LESSONS = {lesson.name: lesson for lesson in CHAPTER.lessons}
 
@@ -158,30 +176,6 @@ def test_a_mutant_of_the_noise_passes_the_lesson_on_the_target():
     assert smallest_failure(LESSONS["the target's gradient is σ(s_t) − 1"], noise_averaged) is None
     assert smallest_failure(LESSONS["one loss an example"], noise_averaged) is None
     assert smallest_failure(LESSONS["the optimum is log P − log(k q)"], k_ignored) is None
-
-
-# ---- k, where the noise columns differ and where it is not three ---------------------------------------------------
-
-
-def only_the_first_noise_word_for_k(target, noise, *, k=None):
-    if k is None:
-        return sound(target, noise)
-    loss, g_target, g_noise = sound(target, noise[:, :1], k=k)
-    return loss, g_target, np.concatenate([g_noise, 0 * noise[:, 1:]], axis=1)
-
-
-def every_k_is_three(target, noise, *, k=None):
-    return sound(target, noise, k=None if k is None else 3)
-
-
-def a_float64_k(target, noise, *, k=None):
-    return sound(target, noise, k=None if k is None else np.float64(k))
-
-
-@pytest.mark.parametrize("mutant", [only_the_first_noise_word_for_k, every_k_is_three, a_float64_k])
-def test_some_lesson_does_not_let_a_wrong_k_pass(mutant):
-    # fault: with k= the lessons ask for float64 scores and columns that all agree, and nothing else
-    assert any(smallest_failure(lesson, mutant) for lesson in CHAPTER.lessons if lesson.option == "k")
 
 
 # ---- the sampler --------------------------------------------------------------------------------------------------
