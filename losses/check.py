@@ -68,6 +68,7 @@ def load(path: str, chapter: Chapter) -> Callable:
     if spec is None or spec.loader is None:
         raise CannotCheck(f"{path}: expected a Python file, with the ending .py")
     module = sys.modules["mine"] = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(Path(path).resolve().parent))  # it may import its neighbours, as a script may
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -111,7 +112,7 @@ def _raised(error: Exception, function: Callable) -> str:
     module = sys.modules.get(getattr(function, "__module__", ""))
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == getattr(module, "__file__", None)]
-    return f"line {lines[-1]} raised {error!r}" if lines else f"what it returned cannot be used: {error!r}"
+    return f"line {lines[-1]} raised {error!r}" if lines else f"calling it, or using what it returned, raised {error!r}"
 
 
 def _plain(value: Any) -> str:

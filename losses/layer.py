@@ -21,8 +21,11 @@ from functools import wraps
 from typing import Any, NamedTuple
 
 import minigrad as mg
+from minigrad.arguments import whole
 from minigrad.backend import check_ids, type_of_array, xp_of
 from minigrad.rules import scatter_rows
+
+from .samplers import checked_counts, zipf
 
 # ---- (1) and (2) ------------------------------------------------------------------------------------------------
 
@@ -34,6 +37,7 @@ def row_scores_naive(hidden: Any, weight: Any, ids: type_of_array) -> Any:
 
 
 def _row_scores(hidden, weight, *, ids):
+    check_ids("ids", ids, len(weight))
     rows = weight[ids]  # (B, k, d)
     return xp_of(hidden).einsum("bkd,bd->bk", rows, hidden), rows
 
@@ -92,20 +96,15 @@ class OutputLayer:
 
     def __init__(self, vocab_size: int, dim: int, *, counts: Any = None, key: mg.Key, bias: bool = True):
         name = type(self).__name__
-        for what, n, least in (("vocab_size", vocab_size, 2), ("dim", dim, 1)):
-            if not isinstance(n, int) or n < least:
-                raise ValueError(f"losses.{name}: {what} must be an integer of at least {least}, got {n!r}")
-        if counts is not None and (len(counts) != vocab_size or min(counts) < 0):
-            raise ValueError(
-                f"losses.{name}: counts must be {vocab_size} numbers, none negative; got {len(counts)} numbers, "
-                f"the least {min(counts, default=None)}"
-            )
+        self.vocab_size = whole(f"losses.{name}: vocab_size", vocab_size, 2)
+        self.dim = whole(f"losses.{name}: dim", dim)
+        self.counts = checked_counts(f"losses.{name}", zipf(self.vocab_size) if counts is None else counts)
+        if len(self.counts) != vocab_size:
+            raise ValueError(f"losses.{name}: counts must be {vocab_size} numbers, got {len(self.counts)}")
         if not isinstance(key, mg.Key):
             raise TypeError(f"losses.{name}: key must be a minigrad.Key, as minigrad.Key(1); got {type(key).__name__}")
-        self.vocab_size, self.dim = vocab_size, dim
-        self.counts = [1.0 / (i + 1) for i in range(vocab_size)] if counts is None else counts
-        self.weight = mg.param((key.uniform((vocab_size, dim)) - 0.5) / dim)
-        self.bias = mg.param([0.0] * vocab_size) if bias else None
+        self.weight = mg.param((key.uniform((self.vocab_size, self.dim)) - 0.5) / self.dim)
+        self.bias = mg.param([0.0] * self.vocab_size) if bias else None
 
     def parameters(self) -> list[mg.Tensor]:
         return [self.weight] if self.bias is None else [self.weight, self.bias]
@@ -133,12 +132,12 @@ class OutputLayer:
 
     def topk(self, hidden: mg.Tensor, k: int) -> tuple[type_of_array, type_of_array]:
         """The k most probable words of each context, best first: ids (B, k) and their scores (B, k)."""
-        if not 1 <= k <= self.vocab_size:
+        if whole(f"losses.{type(self).__name__}.topk: k", k) > self.vocab_size:
             raise ValueError(f"losses.{type(self).__name__}.topk: k must lie in 1 to {self.vocab_size}, got {k}")
         with mg.no_grad():
             scores = self.scores(hidden).data
         xp = xp_of(scores)
-        ids = xp.argsort(-scores, axis=1)[:, :k]
+        ids = xp.argsort(-scores, axis=1, kind="stable")[:, :k]
         return ids, xp.take_along_axis(scores, ids, axis=1)
 
     def score_cost(self, batch_size: int = 1) -> ScoreCost:

@@ -22,7 +22,9 @@ from typing import Any
 
 import minigrad as mg
 from minigrad import backend
+from minigrad.arguments import shape_of, whole
 from minigrad.backend import check_ids, type_of_array, xp_of
+from minigrad.rules import as_index
 
 
 class Sampler:
@@ -39,7 +41,7 @@ class Sampler:
 
     def log_prob(self, ids: Any) -> type_of_array:
         """log q(ids), float64, of the shape of `ids`."""
-        ids = xp_of(self.probs).asarray(ids)
+        ids = as_index(self.probs, ids)
         check_ids(f"losses.samplers.{type(self).__name__}.log_prob: ids", ids, self.vocab_size)
         return self._log_probs[ids]
 
@@ -48,8 +50,7 @@ class Uniform(Sampler):
     """q(w) = 1/V."""
 
     def __init__(self, vocab_size: int):
-        if not isinstance(vocab_size, int) or vocab_size < 1:
-            raise ValueError(f"losses.samplers.Uniform: vocab_size must be a positive integer, got {vocab_size!r}")
+        vocab_size = whole("losses.samplers.Uniform: vocab_size", vocab_size)
         super().__init__(backend.xp().full(vocab_size, 1.0 / vocab_size))
 
     def sample(self, key, shape):
@@ -60,21 +61,13 @@ class Unigram(Sampler):
     """q(w) ∝ count(w)^power. method: "alias", O(1) a draw (2), or "cdf", O(log V) (1). A count of 0 is never drawn."""
 
     def __init__(self, counts: Any, power: float = 0.75, method: str = "alias"):
-        weights = backend.asarray(counts, dtype="float64")
-        if (
-            weights.ndim != 1
-            or not weights.size
-            or not bool((weights >= 0).all())
-            or not 0 < float(weights.sum()) < float("inf")
-        ):
-            raise ValueError(
-                "losses.samplers.Unigram: counts must be a list of finite numbers, none negative, at least one "
-                f"positive; got {counts!r:.60}"
-            )
+        weights = checked_counts("losses.samplers.Unigram", counts)
+        if not isinstance(power, int | float) or not 0 <= power < float("inf"):
+            raise ValueError(f"losses.samplers.Unigram: power must be a finite number of 0 or more, got {power!r}")
         if method not in ("alias", "cdf"):
             raise ValueError(f'losses.samplers.Unigram: method must be "alias" or "cdf", got {method!r}')
         xp = xp_of(weights)
-        weights = xp.where(weights > 0, weights / weights.max(), 0.0) ** power * (weights > 0)
+        weights = (weights / weights.max()) ** power * (weights > 0)  # 0⁰ is 0 here: what never occurs is never drawn
         super().__init__(weights / weights.sum())
         self.method = method
         if method == "cdf":
@@ -84,13 +77,31 @@ class Unigram(Sampler):
             self.keep, self.alias = (backend.asarray(a) for a in alias_table(self.probs.tolist()))
 
     def sample(self, key, shape):
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        shape = shape_of("losses.samplers.Unigram: shape", shape)
         if self.method == "cdf":
             u = key.uniform(shape, "float64")
             return xp_of(u).searchsorted(self.cdf, u.ravel(), side="right").reshape(shape)  # (1)
         bucket = key.fold(0).integers(0, self.vocab_size, shape)
-        coin = key.fold(1).uniform(shape)
+        coin = key.fold(1).uniform(shape, "float64")  # a rare word's keep is tiny
         return xp_of(coin).where(coin < self.keep[bucket], bucket, self.alias[bucket])  # (2)
+
+
+def checked_counts(operation: str, counts: Any) -> type_of_array:
+    """Counts of words, (V,) float64: finite, none negative, at least one positive."""
+    try:
+        array = backend.asarray(counts.data if isinstance(counts, mg.Tensor) else counts, dtype="float64")
+    except (TypeError, ValueError):
+        array = None
+    if array is None or array.ndim != 1 or not array.size or not bool(((array >= 0) & (array < float("inf"))).all()):
+        raise ValueError(f"{operation}: counts must be a list of finite numbers, none negative; got {counts!r:.60}")
+    if not float(array.max()) > 0:
+        raise ValueError(f"{operation}: counts must be positive for one word at least; got {counts!r:.60}")
+    return array
+
+
+def zipf(vocab_size: int) -> list[float]:
+    """Counts after Zipf's law, for ids in order of frequency: count ∝ 1 / (id + 1)."""
+    return [1.0 / (i + 1) for i in range(vocab_size)]
 
 
 def alias_table(probs: list[float]) -> tuple[list[float], list[int]]:

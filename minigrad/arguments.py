@@ -33,6 +33,20 @@ def _constant(a: Any, dtype: Any, xp: Any) -> Any:
     return a.astype(dtype, copy=False) if dtype.kind in "fc" else a
 
 
+def whole(what: str, n: Any, least: float = 1) -> int:
+    """`n` as a plain int, be it Python's or NumPy's; an error that begins with `what` if it is none, or too small."""
+    if isinstance(n, bool) or not hasattr(n, "__index__") or getattr(n, "ndim", 0):
+        raise TypeError(f"{what} must be an integer, got {type(n).__name__} {n!r:.60}")
+    if (n := n.__index__()) < least:
+        raise ValueError(f"{what} must be at least {least}, got {n}")
+    return n
+
+
+def shape_of(what: str, shape: Any) -> tuple[int, ...]:
+    """A shape given as a tuple or as one integer."""
+    return tuple(whole(what, n, 0) for n in (shape if isinstance(shape, tuple | list) else (shape,)))
+
+
 def described(name: str, args: tuple, error: Exception) -> Exception:
     """The error, with the operation and what it was given: `minigrad.matmul(float32[2, 3], float32[4, 5]): …`."""
     kind = next(k for k in (TypeError, ValueError, IndexError) if isinstance(error, k))

@@ -76,9 +76,15 @@ def _check(f, arrays, places, level, order, tolerances, key):
         return [0.0 * xs[i] if g is None else g for i, g in zip(places, found, strict=True)]
 
     ws = [_direction(key.fold(1, i), arrays[i]) for i in places]
-    for i, g, v in zip(places, gradients(*xs), ws, strict=True):
-        g = g.dense() if isinstance(g, Rows) else g.data if isinstance(g, Tensor) else g
-        claimed = float((g * v).sum())
+    plain = [_written_out(g) for g in gradients(*xs)]
+    again = [_written_out(g) for g in gradients(*xs, create_graph=True)] if level < order else plain
+    for i, g, same, v in zip(places, plain, again, ws, strict=True):
+        claimed, otherwise = float((g * v).sum()), float((same * v).sum())
+        if not abs(claimed - otherwise) <= 1e-10 * (1.0 + float(abs(g * v).sum())):
+            raise GradientError(
+                f"minigrad.check_grads: derivative {level} by argument {i} is {claimed:.10g} along a random direction, "
+                f"but {otherwise:.10g} with create_graph=True: the rule does not compute the same on tensors"
+            )
         found, oracle = _slope(f, arrays, i, u, v)
         allowed = tolerances[oracle == "central difference"] * (1.0 + abs(found) + float(abs(g * v).sum()))
         if not abs(claimed - found) <= allowed:
@@ -127,6 +133,10 @@ def _slope(f, arrays, i, u, v) -> tuple[float, str]:
     if abs(exact - central) <= 1e-5 * size:
         return exact, "complex step"
     return central, "central difference"
+
+
+def _written_out(g: Any) -> type_of_array:
+    return g.dense() if isinstance(g, Rows) else g.data if isinstance(g, Tensor) else g
 
 
 def _is_float(a: Any) -> bool:

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import backend, kernels
+from .arguments import shape_of, whole
 from .backend import type_of_array
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -62,7 +63,7 @@ class Key:
     __slots__ = ("pair",)
 
     def __init__(self, seed: int):
-        seed = _natural("Key", "seed", seed, 1 << 64)
+        seed = _below("Key: seed", seed, 1 << 64)
         self.pair = (seed >> 32, seed & _MASK)
 
     def __repr__(self) -> str:
@@ -78,7 +79,7 @@ class Key:
         """A new key for these numbers, `key.fold(step, rank)`; each in [0, 2⁶³). Plain integers, no array call."""
         pair = self.pair
         for number in numbers:
-            counter = _natural("Key.fold", "number", number, _FOLD) | _FOLD
+            counter = _below("Key.fold: number", number, _FOLD) | _FOLD
             pair = threefry2x32(pair, counter & _MASK, counter >> 32, lambda x: x & _MASK)
         key = object.__new__(Key)
         key.pair = pair
@@ -86,7 +87,7 @@ class Key:
 
     def bits(self, shape: int | tuple[int, ...]) -> type_of_array:
         """Uniform 32-bit words of this shape. A longer draw begins with the shorter one."""
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        shape = shape_of("minigrad.Key: shape", shape)
         n = math.prod(shape)
         xp = backend.xp()
         if n >= 1024 and backend.get_device() == "cpu":
@@ -98,7 +99,7 @@ class Key:
 
     def uniform(self, shape: int | tuple[int, ...] = (), dtype: str = "float32") -> type_of_array:
         """Uniform on [0, 1): multiples of 2⁻²⁴ in float32 (one word each), of 2⁻⁵³ in float64 (two words each)."""
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        shape = shape_of("minigrad.Key: shape", shape)
         if dtype == "float32":
             return (self.bits(shape) >> 8).astype(dtype) * 2.0**-24
         if dtype != "float64":
@@ -108,26 +109,26 @@ class Key:
 
     def integers(self, low: int, high: int, shape: int | tuple[int, ...] = ()) -> type_of_array:
         """Uniform int64 in [low, high): ⌊u · (high − low)⌋ of a 53-bit u, even to (high − low) · 2⁻⁵³."""
-        if not low < high <= low + 2**52:
+        low = whole("minigrad.Key.integers: low", low, -math.inf)
+        high = whole("minigrad.Key.integers: high", high, -math.inf)
+        if not -(2**63) <= low < high <= min(low + 2**52, 2**63 - 1):
             raise ValueError(f"minigrad.Key.integers: expected low < high <= low + 2**52, got {low} and {high}")
         return low + (self.uniform(shape, "float64") * (high - low)).astype("int64")
 
     def normal(self, shape: int | tuple[int, ...] = (), dtype: str = "float32") -> type_of_array:
         """Standard normal, by Box and Muller (1958): √(−2 log u₁) cos 2πu₂. Equal on all devices but for rounding."""
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        shape = shape_of("minigrad.Key: shape", shape)
         xp = backend.xp()
         u = self.uniform((2, *shape), dtype)
         return xp.sqrt(-2.0 * xp.log1p(-u[0])) * xp.cos(2.0 * math.pi * u[1])
 
     def permutation(self, n: int) -> type_of_array:
         """The numbers 0, …, n − 1 in random order: (n,) int64."""
-        return backend.xp().argsort(self.uniform(n, "float64"), kind="stable")
+        return backend.xp().argsort(self.uniform(whole("minigrad.Key.permutation: n", n, 0), "float64"), kind="stable")
 
 
-def _natural(operation: str, name: str, number: int, bound: int) -> int:
-    if isinstance(number, bool) or not hasattr(number, "__index__"):
-        raise TypeError(f"minigrad.{operation}: {name} must be an integer, got {type(number).__name__}")
-    number = number.__index__()
+def _below(what: str, number: int, bound: int) -> int:
+    number = whole(f"minigrad.{what}", number, -math.inf)
     if not 0 <= number < bound:
-        raise ValueError(f"minigrad.{operation}: {name} must lie in [0, 2**{bound.bit_length() - 1}), got {number}")
+        raise ValueError(f"minigrad.{what} must lie in [0, 2**{bound.bit_length() - 1}), got {number}")
     return number

@@ -56,6 +56,7 @@ Cost per example, forward and backward, in multiply-adds:  softmax 3 V d;  negat
 from typing import Any
 
 import minigrad as mg
+from minigrad.arguments import whole
 from minigrad.backend import check_ids, type_of_array, xp_of
 
 from ..layer import OutputLayer, ScoreCost, of_scores
@@ -111,12 +112,10 @@ class NegativeSampling(OutputLayer):
         bias: bool = True,
     ):
         super().__init__(vocab_size, dim, counts=counts, key=key, bias=bias)
-        for what, n in (("k", k), ("shared", 1 if shared is None else shared)):
-            if not isinstance(n, int) or n < 1:
-                raise ValueError(f"losses.NegativeSampling: {what} must be an integer of at least 1, got {n!r}")
+        self.k = whole("losses.NegativeSampling: k", k)
+        self.shared = None if shared is None else whole("losses.NegativeSampling: shared", shared)
         if sampler is not None and power is not None:
             raise ValueError("losses.NegativeSampling: give power= or a sampler=, which has a distribution of its own")
-        self.k, self.shared = k, shared
         self.sampler = Unigram(self.counts, 0.75 if power is None else power) if sampler is None else sampler
         if self.sampler.vocab_size != vocab_size:
             raise ValueError(
@@ -127,6 +126,8 @@ class NegativeSampling(OutputLayer):
 
     def draw(self, key: mg.Key, batch_size: int, steps: int | None = None) -> type_of_array:
         """Noise for a batch, ids (B, k), or (m,) if shared; with `steps`, for so many batches at once: (steps, …)."""
+        if not isinstance(key, mg.Key):
+            raise TypeError(f"losses.NegativeSampling: key must be a minigrad.Key, got {type(key).__name__}")
         shape = (batch_size, self.k) if self.shared is None else (self.shared,)
         return self.sampler.sample(key, shape if steps is None else (steps, *shape))
 

@@ -56,7 +56,9 @@ def _close(found, expected, what, rtol=1e-9):
 
 
 def one_loss_an_example(f, target, noise):
+    given = target.copy(), noise.copy()
     loss, g_target, g_noise = f(target, noise)
+    assert (target == given[0]).all() and (noise == given[1]).all(), "the function wrote into the scores it was given"
     for what, found, shape in (
         ("loss", loss, target.shape),
         ("G_target", g_target, target.shape),
@@ -147,7 +149,8 @@ CHAPTER = Chapter(
         Lesson(
             "one loss an example",
             "(1)",
-            """The function is pure: one loss and one gradient an example. Means over the batch are the layer's.""",
+            """The function is pure: it gives one loss and one gradient an example, and leaves the scores as they are.
+            Means over the batch are the layer's.""",
             scores,
             one_loss_an_example,
         ),

@@ -169,8 +169,12 @@ def test_the_same_key_begins_with_the_same_weights():
 
 
 def test_without_counts_a_layer_takes_zipfs_law():
-    assert plain(3).counts == [1.0, 1 / 2, 1 / 3]
-    assert plain(3, counts=[5, 0, 1]).counts == [5, 0, 1]
+    assert plain(3).counts.tolist() == [1.0, 1 / 2, 1 / 3]
+    assert plain(3, counts=[5, 0, 1]).counts.tolist() == [5, 0, 1]
+
+
+def test_sizes_may_be_numpys_integers():
+    assert layer(vocab_size=np.int64(4), k=np.int32(2)).draw(mg.Key(0), np.int64(3)).shape == (3, 2)
 
 
 def test_parameters_are_what_is_learned():
@@ -232,35 +236,39 @@ def test_an_exact_layer_touches_every_row():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(vocab_size=1), r"losses.OutputLayer: vocab_size must be an integer of at least 2, got 1"),
-        (dict(vocab_size=5.0), r"vocab_size must be an integer of at least 2, got 5.0"),
-        (dict(dim=0), r"losses.OutputLayer: dim must be an integer of at least 1, got 0"),
-        (dict(dim=-2), r"dim must be an integer of at least 1, got -2"),
-        (dict(counts=[1, 2]), r"counts must be 5 numbers, none negative; got 2 numbers, the least 1"),
-        (dict(counts=[]), r"counts must be 5 numbers, none negative; got 0 numbers"),
-        (dict(counts=[1, 2, 3, 4, -5]), r"counts must be 5 numbers, none negative; got 5 numbers, the least -5"),
-        (dict(counts=np.array([1, 2, 3, 4, -5])), r"got 5 numbers, the least -5"),
+        (dict(vocab_size=1), r"losses.OutputLayer: vocab_size must be at least 2, got 1"),
+        (dict(vocab_size=5.0), r"vocab_size must be an integer, got float 5.0"),
+        (dict(dim=0), r"losses.OutputLayer: dim must be at least 1, got 0"),
+        (dict(dim=-2), r"dim must be at least 1, got -2"),
+        (dict(counts=[1, 2]), r"losses.OutputLayer: counts must be 5 numbers, got 2"),
+        (dict(counts=[]), r"losses.OutputLayer: counts must be a list of finite numbers, none negative; got \[\]"),
+        (dict(counts=[1, 2, 3, 4, -5]), r"none negative; got \[1, 2, 3, 4, -5\]"),
+        (dict(counts=np.array([1, 2, 3, 4, -5])), r"none negative; got array"),
+        (dict(counts=[1, 2, 3, 4, math.nan]), r"counts must be a list of finite numbers"),
+        (dict(counts=np.ones((5, 2))), r"counts must be a list of finite numbers"),
+        (dict(counts="words"), r"counts must be a list of finite numbers"),
+        (dict(dim=True), r"dim must be an integer, got bool True"),
     ],
 )
 def test_a_layer_that_makes_no_sense_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         plain(**options)
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(k=0), r"losses.NegativeSampling: k must be an integer of at least 1, got 0"),
-        (dict(k=2.5), r"k must be an integer of at least 1, got 2.5"),
-        (dict(shared=0), r"losses.NegativeSampling: shared must be an integer of at least 1, got 0"),
+        (dict(k=0), r"losses.NegativeSampling: k must be at least 1, got 0"),
+        (dict(k=2.5), r"k must be an integer, got float 2.5"),
+        (dict(shared=0), r"losses.NegativeSampling: shared must be at least 1, got 0"),
         (dict(sampler=Uniform(3)), r"the sampler must draw from the layer's 4 words, it draws from 3"),
-        (dict(vocab_size=1), r"losses.NegativeSampling: vocab_size must be an integer of at least 2, got 1"),
-        (dict(counts=[0, 0, 0, 0]), r"at least one positive; got \[0, 0, 0, 0\]"),
+        (dict(vocab_size=1), r"losses.NegativeSampling: vocab_size must be at least 2, got 1"),
+        (dict(counts=[0, 0, 0, 0]), r"counts must be positive for one word at least; got \[0, 0, 0, 0\]"),
         (dict(power=1, sampler=Uniform(4)), r"give power= or a sampler=, which has a distribution of its own"),
     ],
 )
 def test_negative_sampling_that_makes_no_sense_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         layer(**options)
 
 
@@ -360,10 +368,19 @@ def test_either_a_key_or_the_noise_is_needed(options):
         layer().loss(HIDDEN, [0, 1], **options)
 
 
-@pytest.mark.parametrize("k", [0, -1, 5])
-def test_more_words_than_there_are_or_none_are_refused(k):
-    with pytest.raises(ValueError, match=rf"losses.NegativeSampling.topk: k must lie in 1 to 4, got {k}"):
+@pytest.mark.parametrize(
+    "k, message",
+    [(0, "k must be at least 1, got 0"), (5, "k must lie in 1 to 4, got 5"), (1.5, "k must be an integer")],
+)
+def test_more_words_than_there_are_or_none_are_refused(k, message):
+    with pytest.raises((TypeError, ValueError), match=rf"losses.NegativeSampling.topk: {message}"):
         layer().topk(HIDDEN, k)
+
+
+def test_among_equals_the_most_frequent_words_come_first():
+    even = plain(5)
+    even.weight.data = np.zeros((5, 3), "float32")
+    assert even.topk(np.zeros((1, 3), "float32"), 3)[0].tolist() == [[0, 1, 2]]
 
 
 def test_an_unknown_reduction_is_refused():

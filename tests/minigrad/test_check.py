@@ -47,6 +47,18 @@ def test_a_rule_that_is_right_but_cannot_be_differentiated_is_caught_at_the_seco
         check_grads(cut, np.array([0.3, -2.0]), order=2)
 
 
+def test_a_rule_that_computes_something_else_on_tensors_is_caught():
+    """Where a joint rule has two branches, for arrays and for tensors, each must be the derivative."""
+
+    def rule(g, y, residual, x):
+        return [(0.5 if residual is None else 1.0) * g * 3.0 * x * x]
+
+    cube = mg.primitive("cube", lambda x: (x * x * x, ()), joint=rule)
+    check_grads(cube, np.array([1.0, 2.0]), order=1)
+    with pytest.raises(GradientError, match=r"with create_graph=True: the rule does not compute the same on tensors"):
+        check_grads(cube, np.array([1.0, 2.0]))
+
+
 def test_the_error_names_the_argument():
     wrong = mg.primitive("product", lambda a, b: a * b, d=[lambda g, y, a, b: g * b, lambda g, y, a, b: g * b])
     with pytest.raises(GradientError, match=r"by argument 1 \(float64\[1\]\)"):

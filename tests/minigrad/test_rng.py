@@ -326,6 +326,18 @@ def test_every_order_of_three_is_as_likely():
         (lambda: mg.Key(0).integers(3, 3), ValueError, r"low < high <= low \+ 2\*\*52, got 3 and 3"),
         (lambda: mg.Key(0).integers(4, 3), ValueError, r"low < high <= low \+ 2\*\*52, got 4 and 3"),
         (lambda: mg.Key(0).integers(0, 2**52 + 1), ValueError, r"got 0 and 4503599627370497"),
+        (
+            lambda: mg.Key(0).integers(2**63, 2**63 + 2),
+            ValueError,
+            r"low < high <= low \+ 2\*\*52, got 9223372036854775808",
+        ),
+        (
+            lambda: mg.Key(0).integers(0, 5.5, 3),
+            TypeError,
+            r"minigrad.Key.integers: high must be an integer, got float 5.5",
+        ),
+        (lambda: mg.Key(0).bits(-1), ValueError, r"minigrad.Key: shape must be at least 0, got -1"),
+        (lambda: mg.Key(0).permutation(-1), ValueError, r"minigrad.Key.permutation: n must be at least 0, got -1"),
     ],
 )
 def test_what_is_no_seed_number_or_range_is_refused_by_name(make, error, message):
