@@ -35,7 +35,7 @@ from _shared.errors import DemoError
 from _shared.export import nearest_neighbours, write_projector, write_word2vec
 from _shared.flags import choose_device, common_flags, output_folder, run_demo
 from _shared.plots import word_map
-from _shared.progress import Progress, interruptible
+from _shared.progress import Progress, counted, interruptible
 from _shared.report import environment, table, write_json
 from _shared.skipgram_pairs import keep_probability, skipgram_pairs, subsample
 from _shared.vocabulary import Tokens, Vocabulary
@@ -240,7 +240,8 @@ def main(argv=None) -> None:
     choose_device(args.device)
     out = output_folder(args.out)
 
-    corpus = load_corpus(args.corpus, limit_words=20_000 if args.quick else None)
+    with counted("reading docstrings", "files") as progress:
+        corpus = load_corpus(args.corpus, limit_words=20_000 if args.quick else None, progress=progress)
     vocabulary = Vocabulary.from_sentences(corpus.sentences, args.min_count)
     tokens = vocabulary.encode(corpus.sentences)
     print(f"{corpus.describe()}\n{len(vocabulary) - 1:,} words occur {args.min_count} times or more")

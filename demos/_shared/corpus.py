@@ -69,19 +69,27 @@ def read_sentences(path: str | Path, lower: bool = True, limit_words: int | None
 
 def builtin_sentences(limit_words: int | None = None, progress: OnProgress = None) -> list[list[str]]:
     """The built-in corpus, the same every time; `progress` counts the files read, unless a cache spares them."""
-
-    def build() -> str:
-        files = [file for root in ROOTS for file in _sources(root)]
-        docstrings = {}  # as a dict: in order, each one once
-        for done, file in enumerate(files, start=1):
-            docstrings.update(dict.fromkeys(_docstrings(file)))
-            if progress:
-                progress(done, len(files))
-        return "\n".join(" ".join(sentence) for docstring in docstrings for sentence in prose(docstring))
-
-    text = _cached(f"python{PYTHON}-numpy{np.__version__}-rules{RULES}", build)
     nothing = f"no docstrings under {ROOTS[0]} or {ROOTS[1]}: name a text of yours with --corpus FILE"
+    version = f"python{PYTHON}-numpy{np.__version__}-rules{RULES}"
+    text = _from_cache(version)
+    if text is None and limit_words is not None:
+        return _until(limit_words, _extracted(progress), nothing)  # a part needs no cache
+    if text is None:
+        text = "\n".join(map(" ".join, _extracted(progress)))
+        _to_cache(version, text)
     return _until(limit_words, map(str.split, text.splitlines()), nothing)
+
+
+def _extracted(progress: OnProgress) -> Iterator[list[str]]:
+    """The sentences of all docstrings, each docstring once, read from the sources as they are asked for."""
+    files, seen = [file for root in ROOTS for file in _sources(root)], set()
+    for done, file in enumerate(files, start=1):
+        for docstring in _docstrings(file):
+            if docstring not in seen:
+                seen.add(docstring)
+                yield from prose(docstring)
+        if progress:
+            progress(done, len(files))
 
 
 def prose(docstring: str) -> Iterator[list[str]]:
@@ -180,20 +188,27 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _cached(version: str, build: Callable[[], str]) -> str:
-    """What `build()` gave the last time, or gives now; a cache that is damaged or forbidden is no obstacle."""
+def _cache(version: str) -> Path:
     variable = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME"
     home = os.path.expanduser("~/.cache")  # noqa: PTH111, which raises where there is no home
-    cache = Path(os.environ.get(variable) or home, "minigrad", f"corpus-{version}.txt")
+    return Path(os.environ.get(variable) or home, "minigrad", f"corpus-{version}.txt")
+
+
+def _from_cache(version: str) -> str | None:
+    """What was extracted the last time; None if it isn't there, or damaged."""
     with suppress(OSError, ValueError):
-        digest, _, text = cache.read_text("utf-8").partition("\n")
+        digest, _, text = _cache(version).read_text("utf-8").partition("\n")
         if digest == _sha256(f"{ROOTS}{text}"):
             return text
-    text = build()
+    return None
+
+
+def _to_cache(version: str, text: str) -> None:
+    """Whole or not at all; a cache that is forbidden is no obstacle."""
+    cache = _cache(version)
     with suppress(OSError):
         cache.parent.mkdir(parents=cache.is_absolute(), exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache.parent) as scratch:  # whole or not at all
+        with tempfile.TemporaryDirectory(dir=cache.parent) as scratch:
             whole = Path(scratch, cache.name)
             whole.write_text(f"{_sha256(f'{ROOTS}{text}')}\n{text}", "utf-8")
             whole.replace(cache)
-    return text

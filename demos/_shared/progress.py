@@ -16,8 +16,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from time import perf_counter
 from types import SimpleNamespace
 
@@ -107,6 +107,20 @@ class Progress:
 
     def _print(self, text: str) -> None:
         print(f"{self.description}: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def counted(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a callback(done, total) that shows a bar from its first call on: for work that may be spared altogether."""
+    with ExitStack() as stack:
+        bars = []
+
+        def on_progress(done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(Progress(description, total, unit)))
+            bars[0].advance(done - bars[0].done)
+
+        yield on_progress
 
 
 def _clock(seconds: float) -> str:

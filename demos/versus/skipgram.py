@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _shared.corpus import load_corpus
 from _shared.errors import DemoError
 from _shared.flags import common_flags, output_folder, run_demo
+from _shared.progress import counted
 from _shared.report import environment, table, write_json
 from _shared.skipgram_pairs import skipgram_pairs
 from _shared.vocabulary import Vocabulary
@@ -112,7 +113,8 @@ def main(argv=None) -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     steps, rounds = (10, 3) if args.quick else (100, args.rounds)
 
-    corpus = load_corpus(args.corpus, limit_words=60_000 if args.quick else None)
+    with counted("reading docstrings", "files") as progress:
+        corpus = load_corpus(args.corpus, limit_words=60_000 if args.quick else None, progress=progress)
     vocabulary = Vocabulary.from_sentences(corpus.sentences, 5)
     tokens = vocabulary.encode(corpus.sentences)
     centres, contexts = skipgram_pairs(tokens, WINDOW)

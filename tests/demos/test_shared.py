@@ -18,7 +18,7 @@ from _shared.errors import DemoError
 from _shared.export import nearest_neighbours, write_projector, write_word2vec
 from _shared.flags import choose_device, common_flags, output_folder, run_demo
 from _shared.plots import bars, spread_labels, word_map
-from _shared.progress import Progress, interruptible
+from _shared.progress import Progress, counted, interruptible
 from _shared.report import atomic_write, environment, table, write_json
 
 import minigrad
@@ -194,6 +194,17 @@ def test_progress_over_nothing_is_no_error(capsys):
     with Progress("training", total=0):
         pass
     assert capsys.readouterr().err.startswith("training: 0 words in 0.0 s, 0 words/s")
+
+
+def test_counted_work_shows_a_bar_only_if_there_is_some(clock, capsys):
+    with counted("reading", "files") as progress:
+        pass
+    assert capsys.readouterr().err == ""
+    with counted("reading", "files") as progress:
+        for done in (1, 2, 3):
+            clock.now += 1
+            progress(done, 3)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("reading: 3 files in 2.0 s")
 
 
 def test_on_a_terminal_progress_shows_percent_rate_loss_and_time_left():
