@@ -178,7 +178,7 @@ class OutputLayer:
         if targets.shape != hidden.shape[:1]:
             raise ValueError(f"{name} must have shape ({hidden.shape[0]},), got {list(targets.shape)}")
         check_ids(name, targets, self.vocab_size)
-        return targets.astype("int64", copy=False)
+        return targets.astype("int64")  # a copy: the caller may refill his batch before the step
 
     def _reduced(self, losses: mg.Tensor, reduction: str) -> mg.Tensor:
         if not xp_of(losses.data).isfinite(losses.data).all():

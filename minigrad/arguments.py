@@ -49,7 +49,7 @@ def shape_of(what: str, shape: Any) -> tuple[int, ...]:
 
 def described(name: str, args: tuple, error: Exception) -> Exception:
     """The error, with the operation and what it was given: `minigrad.matmul(float32[2, 3], float32[4, 5]): …`."""
-    kind = next(k for k in (TypeError, ValueError, IndexError) if isinstance(error, k))
+    kind = next(k for k in (TypeError, ValueError, IndexError, OverflowError) if isinstance(error, k))
     return kind(f"minigrad.{name}({', '.join(map(signature, args))}): {error}")
 
 

@@ -6,11 +6,13 @@ log(1 + e^−100) is log 1. Each function here says in which form it is right ev
 |a| is written max(a, −a): for the complex numbers of the gradient checks that is a or −a, and so stays analytic.
 """
 
+from numbers import Real
+
 from .backend import check_ids, quiet, xp_of
 
 
 def power(a, *, n):
-    if not isinstance(n, int | float):
+    if not isinstance(n, Real):
         raise TypeError(f"the exponent must be a plain number, got {type(n).__name__}; use exp(n * log(a))")
     return a**n
 
@@ -43,7 +45,7 @@ def logsumexp(a, *, axis=-1, keepdims=False):
 
 
 def mean(a, *, axis=None, keepdims=False):
-    if a.size == 0:
+    if 0 in [a.shape[i] for i in axes_of(a.shape, axis)]:
         raise ValueError("the mean of nothing is not defined")
     return a.mean(axis=axis, keepdims=keepdims)
 
@@ -67,10 +69,11 @@ def put(g, *, index, shape):
     """Zeros of `shape` but for g at `index`, equal indices accumulating: the adjoint of indexing."""
     xp = xp_of(g)
     y = xp.zeros(shape, g.dtype)
-    if any(hasattr(i, "dtype") for i in (index if isinstance(index, tuple) else (index,))):
-        xp.add.at(y, index, g)
+    parts = index if isinstance(index, tuple) else (index,)
+    if all(i is None or i is Ellipsis or isinstance(i, slice | int) for i in parts):
+        y[index] = g  # no place is named twice
     else:
-        y[index] = g
+        xp.add.at(y, index, g)
     return y
 
 
@@ -79,8 +82,8 @@ def put(g, *, index, shape):
 
 def axes_of(shape, axis) -> tuple[int, ...]:
     """axis=None, 1, −1 or (0, 1) as a tuple of numbers from 0."""
-    axes = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
-    return tuple(i % len(shape) for i in axes)
+    axes = range(len(shape)) if axis is None else (axis,) if hasattr(axis, "__index__") else axis
+    return tuple(int(i) % max(len(shape), 1) for i in axes)
 
 
 def reduced(shape, axis, keepdims=False) -> tuple[int, ...]:

@@ -32,6 +32,8 @@ class Optimizer:
                 raise ValueError(f"minigrad.optim.{name}: params must be leaf tensors with requires_grad, got {p!r}")
         if not self.params:
             raise ValueError(f"minigrad.optim.{name}: there is nothing to optimise: params is empty")
+        if len({id(p) for p in self.params}) < len(self.params):
+            raise ValueError(f"minigrad.optim.{name}: a parameter is listed twice, and would be updated twice")
         if not lr > 0:
             raise ValueError(f"minigrad.optim.{name}: lr must be positive, got {lr}")
         self.lr = lr  # may be changed between steps

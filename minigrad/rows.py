@@ -21,7 +21,8 @@ from .backend import check_ids, on_cpu, type_of_array, xp_of
 
 def worth_a_kernel(out: type_of_array, values: type_of_array) -> bool:
     """Whether a Numba twin may write `values` into `out`, and they are so many that loading it pays."""
-    return on_cpu(out) and values.size >= 4096 and out.flags.c_contiguous and out.dtype == values.dtype
+    same = out.dtype == values.dtype and out.dtype.char in "fd"  # float32 or float64
+    return on_cpu(out) and same and values.size >= 4096 and out.flags.c_contiguous
 
 
 def flat(array: type_of_array) -> type_of_array:
@@ -44,7 +45,8 @@ class Rows:
                 f"minigrad.Rows: ids (n,) and shape {list(shape)} need values [n, {', '.join(map(str, shape[1:]))}]; "
                 f"got ids {list(ids.shape)}, values {list(values.shape)}"
             )
-        self._parts, self.shape = [(ids, values)], tuple(shape)
+        self._parts = [(ids, values)]  # rows added to these are listed behind them
+        self.shape = tuple(shape)
 
     @property
     def ids(self) -> type_of_array:
@@ -80,6 +82,8 @@ class Rows:
     def __add__(self, other):
         """Rows + Rows lists both; Rows + array is a new array."""
         if not isinstance(other, Rows):
+            if other.shape != self.shape:
+                raise ValueError(f"minigrad.Rows: cannot add shapes {list(self.shape)} and {list(other.shape)}")
             return self.add_to(other.copy())
         both = Rows(*self._parts[0], self.shape)
         both._parts += self._parts[1:]
@@ -98,7 +102,10 @@ class Rows:
     __array_ufunc__ = None  # array + Rows comes here too, instead of NumPy's looping over the rows
 
     def __mul__(self, scale: float) -> "Rows":
-        return Rows(self.ids, self.values * scale, self.shape)
+        """Every value times one number."""
+        if getattr(scale, "ndim", 0):
+            raise TypeError("minigrad.Rows: rows are scaled by a number, not by an array; write them out with .dense()")
+        return Rows(self.ids, self.values * float(scale), self.shape)
 
     __rmul__ = __mul__
 

@@ -24,7 +24,7 @@ from .tensor import Tensor
 add = primitive("add", lambda a, b: a + b, d=[lambda g, y, a, b: g,      lambda g, y, a, b: g],                keep="")
 sub = primitive("sub", lambda a, b: a - b, d=[lambda g, y, a, b: g,      lambda g, y, a, b: -g],               keep="")
 mul = primitive("mul", lambda a, b: a * b, d=[lambda g, y, a, b: g * b,  lambda g, y, a, b: g * a],            keep="x")
-div = primitive("div", lambda a, b: a / b, d=[lambda g, y, a, b: g / b,  lambda g, y, a, b: -g * a / (b * b)], keep="x")
+div = primitive("div", lambda a, b: a / b, d=[lambda g, y, a, b: g / b,  lambda g, y, a, b: -g / b * (a / b)], keep="x")
 neg = primitive("neg", lambda a: -a,       d=[lambda g, y, a: -g],                                             keep="")
 power = primitive("power", numerics.power, d=[lambda g, y, a, n: g * (n * a ** (n - 1)) if n else 0.0 * g],    keep="x")
 
@@ -62,7 +62,7 @@ astype = primitive("astype", lambda a, *, dtype: a.astype(dtype), d=[lambda g, y
 to = primitive("to", lambda a, *, device, home: to_device(a, device),
                d=[lambda g, y, a, device, home: to(g, device=home, home=device)], keep="")
 
-# ---- look-ups: two and two, each the other's derivative ----------------------------------------------------------
+# ---- look-ups: two and two, each the other's derivative (scatter_rows is what Rows stands for, as an operation) ----
 look_up = primitive("take", numerics.look_up, d=[lambda g, y, a, ids: rows(g, a, ids)], keep="shape")
 scatter_rows = primitive("scatter_rows", lambda a, *, ids, shape: Rows(ids, a, shape).dense(),
                          d=[lambda g, y, a, ids, shape: look_up(g, ids=ids)], keep="")
@@ -148,26 +148,29 @@ def take(a: Any, ids: Any) -> Any:
     The gradient of the table is `Rows`: it holds the rows looked up and no others. IndexError for an id out of range,
     negative ones included.
     """
-    return look_up(a, ids=as_index(a, ids))
+    ids = as_index(a, ids)
+    return look_up(a, ids=ids.astype("int64") if ids.dtype.kind in "iu" else ids)  # a copy, if it is a buffer
 
 
 def getitem(a: Any, index: Any) -> Any:
     """a[index]: numbers, slices, None, `...`, integer or boolean arrays, and tuples of those, as in NumPy.
 
-    Rows picked by an array of integers, W[ids], are a look-up (`take`), and the gradient of W is `Rows`.
+    Rows picked by an array of integers, W[ids], are a look-up (`take`), and the gradient of W is `Rows`. NumPy's own
+    integers count as arrays; a plain W[3] does not.
     """
     if isinstance(index, tuple):
-        return pick(a, index=tuple(as_index(a, i) if isinstance(i, list | Tensor) else i for i in index))
+        return pick(a, index=tuple(as_index(a, i) if isinstance(i, list | tuple | Tensor) else i for i in index))
     index = as_index(a, index) if isinstance(index, list | Tensor) else index
     if getattr(index, "dtype", None) is None or index.dtype.kind not in "iu":
         return pick(a, index=index)
-    return take(a, xp_of(index).where(index < 0, index + len(a), index))
+    index = index.astype("int64")
+    return take(a, xp_of(index).where((index < 0) & (index >= -len(a)), index + len(a), index))
 
 
 def as_index(a, ids):
     """Integers given as a number, a list, an array or a tensor, as an array that lies where `a` does."""
     ids = array_of(ids)
-    return ids if hasattr(ids, "dtype") else xp_of(array_of(a)).asarray(ids, dtype="int64" if ids == [] else None)
+    return ids if hasattr(ids, "dtype") else xp_of(array_of(a)).asarray(ids, dtype="int64" if ids in ([], ()) else None)
 
 
 # ---- the operators of a tensor -----------------------------------------------------------------------------------
@@ -179,6 +182,7 @@ def _hang_on(tensor: type) -> None:
         setattr(tensor, f"__{name}__", f)
         setattr(tensor, f"__r{name}__", lambda a, b, f=f: f(b, a))
     tensor.__neg__, tensor.__pow__, tensor.__getitem__ = neg, power, getitem
+    tensor.__rpow__ = lambda a, base: power(base, a)  # an error that says what to write instead
     tensor.sum, tensor.mean, tensor.max, tensor.astype = sum, mean, max, astype
     tensor.reshape = lambda a, *shape: reshape(a, shape=_shape(shape))
     tensor.transpose = lambda a, *axes: transpose(a, axes=_shape(axes) or None)
@@ -187,7 +191,7 @@ def _hang_on(tensor: type) -> None:
 
 def _shape(numbers):
     """f(2, 3) and f((2, 3)) alike."""
-    return tuple(numbers[0]) if len(numbers) == 1 and not isinstance(numbers[0], int) else tuple(numbers)
+    return tuple(numbers[0] or ()) if len(numbers) == 1 and not hasattr(numbers[0], "__index__") else numbers
 
 
 _hang_on(Tensor)

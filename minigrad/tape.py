@@ -5,9 +5,9 @@ Reverse-mode differentiation in three sentences. Each operation y = f(a, b) on t
 a rule that turns ∂L/∂y into ∂L/∂a and ∂L/∂b (a vector-Jacobian product). The walk (`walk.py`) starts with ∂L/∂L = 1
 and follows the nodes back, adding up what arrives at each.
 
-Memory. A node holds the nodes of its arguments, never its own result, so there is no cycle, and the graph dies with
-its loss by reference counting alone. `keep` says which arrays a rule needs: the others are free at once, and these as
-soon as the walk has used them.
+Memory. A node holds the nodes of its arguments, never the tensor that is its result (at most that one's array). So
+there is no cycle, and the graph dies with its loss by reference counting alone. `keep` says which arrays a rule needs:
+the others are free at once, and these as soon as the walk has used them.
 """
 
 import inspect
@@ -53,7 +53,7 @@ class Node:
 
     number: its place in time. parents: for each argument the node it came from, the leaf tensor itself, or None for a
     constant. saved: (y, residual, arguments) as `Op.keep` says; None once the walk has used and freed it.
-    versions: (leaf, its version) for leaves whose arrays were kept. shape, dtype: those of the result.
+    versions: (leaf, its version) for leaves whose memory was kept. shape, dtype: those of the result.
     """
 
     __slots__ = ("dtype", "number", "op", "params", "parents", "saved", "shape", "versions")
@@ -78,9 +78,10 @@ def primitive(
     forward(*arrays, **params) -> y computes on arrays. The rules are either
       d = [rule for each argument], each  rule(g, y, *arguments, **params) -> ∂L/∂argument, or
       joint(g, y, residual, *arguments, **params) -> (∂L/∂argument for each), where `forward` returns (y, residual):
-            for derivatives that share work. `residual` is None when it must be computed afresh (see `once`).
-    g is ∂L/∂y. The tape sums the result over broadcast axes and casts it: rules need not. It casts y, too, to the type
-    of the arguments, unless there is an option `dtype`.
+            for derivatives that share work. With create_graph=True `residual` is None, for it is an array without
+            history: the rule computes it again from the arguments, or says `once`.
+    g is ∂L/∂y. The walk sums the result over broadcast axes and casts it: rules need not. The tape casts y, too, to the
+    type of the arguments, unless there is an option `dtype`.
     keep: what the rules see. "x" the arguments, "y" the result, "xy" both, "" neither; what isn't kept is None, and
           with "shape" each argument is its shape.
     once: the joint rule cannot be differentiated again; asking for that raises.
@@ -120,9 +121,9 @@ def primitive(
                 elif array.dtype is not dtype:
                     settled = False
                 node = a._node
+                if keep_x and a._leaf is not None:
+                    versions += ((a._leaf, a._leaf._version),)
                 if node is None:
-                    if keep_x:
-                        versions += ((a, a._version),)
                     if a.requires_grad:
                         needs = True
                         parents.append(a)
@@ -136,28 +137,31 @@ def primitive(
                 parents.append(None)
                 if type(a) is not float and type(a) is not int:
                     settled = False
-        if not tensors:
-            y = forward(*arrays, **params)
-            return y if joint is None else y[0]
         residual = None
         try:
-            if not settled:
+            if tensors and not settled:
                 arrays, dtype = settle(args)
             y = forward(*arrays, **params)
-        except (ValueError, TypeError, IndexError) as error:
+            if joint is not None:
+                if type(y) is not tuple:
+                    raise TypeError("the forward function of a joint rule must return (y, residual)")
+                y, residual = y
+        except (ValueError, TypeError, IndexError, OverflowError) as error:
             raise described(name, args, error) from error
-        if joint is not None:
-            y, residual = y
-        if y.dtype is not dtype and y.dtype.kind == "f" and "dtype" not in params:
-            y = y.astype("float32" if dtype.kind in "iub" else dtype)
+        if not tensors:
+            return y
+        if y.dtype is not dtype:
+            if y.dtype.kind == "f" and "dtype" not in params:
+                y = y.astype("float32" if dtype.kind in "iub" else dtype)
+            needs = needs and y.dtype.kind in "fc"  # integers have no gradient
         if not (needs and _state.recording):
-            return Tensor._of(y, None)
+            return Tensor._of(y, None, args)
         if keep_shape:
             seen = [getattr(a, "shape", ()) for a in arrays]
         else:
             seen = arrays if keep_x else nothing
         saved = (y if keep_y else None, residual, seen)
-        return Tensor._of(y, Node(op, parents, saved, versions, params, y.shape, y.dtype))
+        return Tensor._of(y, Node(op, parents, saved, versions, params, y.shape, y.dtype), args)
 
     apply.__name__ = apply.__qualname__ = name
     apply.__doc__ = forward.__doc__

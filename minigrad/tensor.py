@@ -12,31 +12,39 @@ from . import backend
 class Tensor:
     """An array that remembers how it was computed. Make one with `minigrad.tensor` or `minigrad.param`.
 
-    data: the array, of NumPy or CuPy. Assigning to `.data`, also by `t.data -= …`, is how optimisers update.
-    grad: ∂L/∂self after `L.backward()`, for leaves that require it: an array, or `Rows` for a table of which rows were
-        looked up. Several backward() calls add up; `grad = None` starts anew. Interior gradients are not kept:
-        `minigrad.grad(L, [t])` gives one.
+    data: the array, of NumPy or CuPy. Assigning to a leaf's `.data`, also by `t.data -= …`, is how optimisers update;
+        the tape notices, and refuses a walk for which it came too early. A write into the array, `t.data[0] = …`, it
+        cannot see: do that only between steps.
+    grad: ∂L/∂self after `L.backward()`, for leaves that require it: an array, `Rows` for a table of which rows were
+        looked up, or a tensor after create_graph=True. Several backward() calls add up; `grad = None` starts anew.
+        Interior gradients are not kept: `minigrad.grad(L, [t])` gives one.
     requires_grad: whether gradients come here.
     """
 
-    __slots__ = ("__weakref__", "_data", "_node", "_version", "grad", "requires_grad")
+    __slots__ = ("__weakref__", "_data", "_leaf", "_node", "_version", "grad", "requires_grad")
     __array_ufunc__ = None  # array * tensor is the tensor's business, not NumPy's
     __array_priority__ = 1000  # the same for CuPy
 
     def __init__(self, data: Any, requires_grad: bool = False):
         if isinstance(data, Tensor):
             raise TypeError("minigrad.Tensor: the data is a Tensor already; use .detach() for one without history")
+        if not hasattr(data, "dtype"):
+            raise TypeError(f"minigrad.Tensor: expected an array, got {type(data).__name__}; use minigrad.tensor(...)")
         if requires_grad and data.dtype.kind not in "fc":
             raise TypeError(f"minigrad.Tensor: only floating-point tensors have gradients, got {data.dtype}")
-        self._data, self._node, self._version = data, None, 0
+        self._data, self._node, self._version, self._leaf = data, None, 0, self
         self.grad, self.requires_grad = None, bool(requires_grad)
 
     @classmethod
-    def _of(cls, data: Any, node: Any) -> "Tensor":
-        """The result of an operation."""
+    def _of(cls, data: Any, node: Any, args: tuple = ()) -> "Tensor":
+        """The result of an operation on `args`. A view (reshape, a slice, .T) shows the memory of a leaf: `_leaf`."""
         self = object.__new__(cls)
-        self._data, self._node, self._version = data, node, 0
+        self._data, self._node, self._version, self._leaf = data, node, 0, None
         self.grad, self.requires_grad = None, node is not None
+        if data.base is not None:
+            for a in args:
+                if type(a) is cls and a._leaf is not None:
+                    self._leaf = a._leaf
         return self
 
     # ---- the array ----
@@ -49,7 +57,13 @@ class Tensor:
     def data(self, array):
         if self._node is not None:
             raise RuntimeError("minigrad.Tensor.data: this tensor is the result of an operation; only leaves change")
-        self._data = array
+        if isinstance(array, Tensor) or not hasattr(array, "dtype"):
+            raise TypeError(f"minigrad.Tensor.data: expected an array, got {type(array).__name__}; give its .data")
+        if array.shape != self._data.shape:
+            raise ValueError(
+                f"minigrad.Tensor.data: the shape is {list(self.shape)} and stays so, got {list(array.shape)}"
+            )
+        self._data = backend.xp_of(array).asarray(array, dtype=self._data.dtype)  # of a scalar too; the type stays
         self._version += 1
 
     @property
@@ -106,7 +120,8 @@ class Tensor:
     def __bool__(self) -> bool:
         return bool(self.item())
 
-    # comparisons have no gradient, and answer with arrays of booleans
+    # These answer with arrays of booleans, and have no gradient. `==` asks, as of any object, if it is the same tensor:
+    # compare the values by `.data`.
     def __lt__(self, other):
         return self._data < _array(other)
 
@@ -131,16 +146,19 @@ class Tensor:
         """Adds ∂self/∂leaf to the `.grad` of every leaf that led to this tensor and requires one.
 
         gradient: ∂L/∂self, of self's shape; not needed for a scalar. The walk frees what it used: a second one over
-        the same graph raises, unless the first had retain_graph=True. create_graph=True makes the gradients tensors
-        that can be differentiated again.
+        the same graph raises, unless the first had retain_graph=True. create_graph=True, which retains it as well,
+        makes the gradients tensors that can be differentiated again; `.grad` holds that graph until it is set to None.
         """
         from .walk import backward
 
         backward(self, gradient, retain_graph, create_graph)
 
     def detach(self) -> "Tensor":
-        """The same array, without history."""
-        return Tensor(self._data)
+        """The same array (not a copy), without history."""
+        alone = Tensor(self._data)
+        if self._leaf is not None:
+            alone._leaf = self._leaf  # an update of that leaf changes this one
+        return alone
 
 
 def tensor(data: Any, *, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:

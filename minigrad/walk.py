@@ -29,8 +29,9 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
     With wanted=None the gradients are added to the leaves' `.grad`: all of them when the walk has succeeded, or none.
     A gradient is None where nothing arrived.
     """
-    arrived, owned, heap = {}, set(), []  # what has arrived at a node or leaf; where the memory is ours; who waits
-    results = dict.fromkeys(wanted or ())
+    arrived, heap = {}, []  # what has arrived at a node or leaf; the nodes that wait
+    owned = set()  # where that array was made by this walk, so that adding in place harms nobody
+    results = dict.fromkeys(wanted or ())  # nodes leave `arrived` when visited: what is wanted of them is noted here
 
     def arrive(at, gradient):
         if at not in arrived:
@@ -53,26 +54,48 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
             g = g.dense()  # rows are for leaves; a rule takes an array
         y, residual, args = _saved(node, create_graph)
         op, params = node.op, node.params
-        together = op.joint(g, y, residual, *args, **params) if op.joint is not None else None
-        for i, parent in enumerate(node.parents):
-            if parent is None:
-                continue
-            gradient = op.rules[i](g, y, *args, **params) if together is None else together[i]
-            like = parent if type(parent) is Node else parent._data
-            if gradient.shape != like.shape or gradient.dtype is not like.dtype or create_graph:
-                gradient = _fit(gradient, like.shape, like.dtype, op, create_graph)
-            arrive(parent, gradient)
+        try:
+            together = op.joint(g, y, residual, *args, **params) if op.joint is not None else None
+            for i, parent in enumerate(node.parents):
+                if parent is None:
+                    continue
+                gradient = op.rules[i](g, y, *args, **params) if together is None else together[i]
+                like = parent if type(parent) is Node else parent._data
+                if gradient.shape != like.shape or gradient.dtype is not like.dtype or create_graph:
+                    gradient = _fit(gradient, like.shape, like.dtype, op, create_graph)
+                arrive(parent, gradient)
+        except Exception as error:
+            error.add_note(f"in the rule of minigrad.{op.name}")
+            raise
         if not retain_graph:
             node.saved = None
+    taken = {id(_owner(seed))}
     if wanted is not None:
-        return [arrived.get(w, results[w]) for w in wanted]
-    taken = {id(seed)}
+        return [_own(arrived.get(w, results[w]), taken) for w in wanted]
     for leaf, gradient in arrived.items():
-        if id(gradient) in taken or getattr(gradient, "base", None) is not None:
-            gradient = gradient.copy()  # what a person holds is his alone: he may scale or clip it in place
-        taken.add(id(gradient))
-        leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+        gradient, before = _own(gradient, taken), leaf.grad
+        if Tensor in (type(gradient), type(before)):  # rows are arrays; beside a tensor they are written out
+            gradient, before = (g.dense() if type(g) is Rows else g for g in (gradient, before))
+        leaf.grad = gradient if before is None else before + gradient
     return []
+
+
+def _own(gradient, taken: set):
+    """What a person gets is his alone, to scale or clip in place: a copy, if somebody else holds the same memory."""
+    if type(gradient) is Rows:
+        if id(_owner(gradient.values)) in taken:
+            gradient = Rows(gradient.ids, gradient.values.copy(), gradient.shape)
+        taken.add(id(_owner(gradient.values)))
+    elif gradient is not None and type(gradient) is not Tensor:
+        if id(gradient) in taken or gradient.base is not None:
+            gradient = gradient.copy()
+        taken.add(id(gradient))
+    return gradient
+
+
+def _owner(array):
+    """The array that holds the memory which `array` shows."""
+    return array if getattr(array, "base", None) is None else array.base
 
 
 def _saved(node: Node, create_graph: bool) -> tuple:
@@ -113,12 +136,12 @@ def _fit(gradient, shape, dtype, op, create_graph: bool):
     """A rule's result, summed over the axes along which its argument was broadcast, in the argument's type."""
     if gradient.shape != shape:
         extra = len(gradient.shape) - len(shape)
-        ones = tuple(i + extra for i, n in enumerate(shape) if n == 1 and gradient.shape[i + extra] != 1)
         if extra < 0 or any(n not in (1, m) for n, m in zip(shape, gradient.shape[extra:], strict=True)):
             raise ValueError(
                 f"minigrad: a rule of {op.name} gave a gradient of shape {list(gradient.shape)} "
                 f"for an argument of shape {list(shape)}"
             )
+        ones = tuple(i + extra for i, n in enumerate(shape) if n == 1 and gradient.shape[i + extra] != 1)
         gradient = gradient.sum(axis=(*range(extra), *ones), keepdims=True).reshape(shape)
     if gradient.dtype != dtype:
         gradient = gradient.astype(dtype)
@@ -147,6 +170,7 @@ def grad(
     """
     if isinstance(xs, Tensor):
         raise TypeError("minigrad.grad: xs must be a list of tensors, got one Tensor; write [x]")
+    xs = list(xs)
     for x in xs:
         if not isinstance(x, Tensor) or not x.requires_grad:
             raise ValueError(f"minigrad.grad: every x must be a tensor that requires a gradient, got {x!r}")

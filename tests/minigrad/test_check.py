@@ -73,7 +73,7 @@ def test_what_is_not_analytic_is_checked_by_differences():
         check_grads(wrong, np.array([0.5, -2.0]), order=1)
 
 
-@pytest.mark.parametrize("x", [0.0, 1e-7, -1e-6])
+@pytest.mark.parametrize("x", [0.0, 1e-8, -1e-8])
 def test_a_corner_is_not_called_a_wrong_gradient(x):
     relu = mg.primitive("relu", lambda a: a * (a.real > 0), d=[lambda g, y, a: g * (a.real > 0)])
     with pytest.raises(NotDifferentiable, match=r"the slope is .* on one side and .* on the other"):
@@ -88,6 +88,15 @@ def test_a_jump_is_not_called_a_wrong_gradient():
 
 def test_a_steep_curve_is_no_corner():
     check_grads(lambda x: mg.tanh(x * 30.0), np.array([0.01]))
+
+
+def test_a_very_steep_curve_is_no_corner_either():
+    check_grads(lambda x: mg.sigmoid(x * 1e4), np.full(3, 1e-5), order=1)
+
+
+def test_a_function_that_is_not_finite_says_so():
+    with pytest.raises(NotDifferentiable, match="not finite here"), np.errstate(all="ignore"):
+        check_grads(lambda x: mg.log(x), np.array([0.0, 1.0]))
 
 
 def test_linear_and_constant_functions_have_a_second_derivative_of_zero():

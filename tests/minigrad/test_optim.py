@@ -128,6 +128,7 @@ def test_a_parabola_is_descended(optimiser):
         (lambda: mg.optim.SGD([mg.tensor([1.0])], 0.1), ValueError, "leaf tensors with requires_grad"),
         (lambda: mg.optim.SGD([mg.param([1.0]) * 2.0], 0.1), ValueError, "leaf tensors"),
         (lambda: mg.optim.Adagrad([], 0.1), ValueError, "nothing to optimise"),
+        (lambda: mg.optim.SGD([mg.param([1.0])] * 2, 0.1), ValueError, "listed twice"),
         (lambda: mg.optim.Adagrad([mg.param([1.0])], 0.0), ValueError, "lr must be positive, got 0.0"),
         (lambda: mg.optim.SGD([mg.param([1.0])], float("nan")), ValueError, "lr must be positive"),
     ],

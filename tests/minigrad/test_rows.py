@@ -119,13 +119,30 @@ def test_look_ups_and_dense_uses_of_one_table_add_up():
     assert x.grad.ravel().tolist() == [3.0, 5.0, 4.0]
 
 
-def test_ten_thousand_look_ups_of_one_table_are_listed_not_copied_over_and_over():
+def test_ten_thousand_look_ups_of_one_table_are_listed_and_put_together_once(monkeypatch):
+    moved, concatenate = [], np.concatenate
+    monkeypatch.setattr(np, "concatenate", lambda arrays: moved.append(len(arrays)) or concatenate(arrays))
     table, total = mg.param(np.ones((4, 1))), 0.0
     for i in range(10_000):
         total = total + mg.take(table, [i % 4]).sum()
     total.backward()
-    assert len(table.grad._parts) == 10_000
+    assert moved == [10_000, 10_000], "the ids, once, and the values, once"
     assert table.grad.dense().ravel().tolist() == [2500.0] * 4
+
+
+def test_rows_are_scaled_by_numbers_and_stay_float32():
+    rows = mg.Rows(np.array([1]), np.ones((1, 2), "float32"), (3, 2))
+    assert (rows * np.float64(2)).dtype == "float32"
+    with pytest.raises(TypeError, match="scaled by a number"):
+        rows * np.ones((3, 1))
+    with pytest.raises(ValueError, match=r"cannot add shapes \[3, 2\] and \[5, 2\]"):
+        rows + np.zeros((5, 2))
+
+
+def test_rows_of_other_precisions_do_without_the_kernel():
+    table = mg.param(np.ones((100, 64), "float16"))
+    mg.take(table, np.arange(64)).sum().backward()
+    assert table.grad.dense().dtype == "float16"
 
 
 def test_ids_out_of_range_and_shapes_that_do_not_fit_are_refused():

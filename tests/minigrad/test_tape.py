@@ -55,6 +55,56 @@ def test_a_gradient_is_its_holders_alone_and_may_be_scaled_in_place(f):
     assert b.grad.tolist() == [1.0, 1.0] and (given == 1.0).all()
 
 
+def test_rows_are_their_holders_alone_too():
+    v, w, b = mg.param(np.ones((3, 2))), mg.param(np.ones((3, 2))), mg.param(np.ones((2, 2)))
+    ids = np.array([0, 1])
+    ((mg.take(v, ids) + mg.take(w, ids) + b) * 3.0).sum().backward()
+    b.grad *= 100.0
+    v.grad.values[...] = 0.0
+    assert (w.grad.values == 3.0).all()
+
+
+def test_a_batch_may_be_refilled_before_the_step():
+    w, ids = mg.param(np.zeros((3, 1))), np.array([0, 1])
+    mg.take(w, ids).sum().backward()
+    ids[:] = 2
+    mg.optim.SGD([w], lr=1.0).step()
+    assert w.data.ravel().tolist() == [-1.0, -1.0, 0.0]
+
+
+def test_what_grad_gives_may_be_scaled_in_place():
+    a, b, seed = mg.param([1.0, 1.0]), mg.param([1.0, 1.0]), np.ones(2, "float32")
+    da, db = mg.grad((a + b).sum(), (x for x in [a, b]))
+    da *= 5.0
+    assert db.tolist() == [1.0, 1.0]
+    (da,) = mg.grad(a + 0.0, [a], seed)
+    da *= 5.0
+    assert seed.tolist() == [1.0, 1.0]
+
+
+def test_backward_can_create_a_graph_that_is_added_to():
+    a, table = mg.param([1.0, 2.0]), mg.param(np.ones((3, 1)))
+    (a + a * a).sum().backward(create_graph=True)
+    a.grad.sum().backward()
+    assert isinstance(a.grad, mg.Tensor)
+    mg.take(table, [0, 1]).sum().backward()
+    (mg.take(table, [0]) ** 2).sum().backward(create_graph=True)
+    assert table.grad.data.ravel().tolist() == [3.0, 1.0, 0.0]
+
+
+def test_an_error_inside_a_rule_names_the_operation():
+    broken = mg.primitive("broken", lambda a: a * 1.0, d=[lambda g, y, a: None])
+    with pytest.raises(AttributeError) as error:
+        broken(mg.param([1.0])).sum().backward()
+    assert error.value.__notes__ == ["in the rule of minigrad.broken"]
+
+
+def test_a_joint_rule_without_a_residual_is_refused():
+    forgetful = mg.primitive("forgetful", lambda a: a * 1.0, joint=lambda g, y, r, a: [g])
+    with pytest.raises(TypeError, match=r"minigrad.forgetful\(float32\[2, 2\]\).*must return \(y, residual\)"):
+        forgetful(mg.param(np.ones((2, 2), "float32")))
+
+
 def test_a_chain_of_fifty_thousand_operations_goes_back_without_recursion():
     x = mg.param(1.0)
     y = x
@@ -170,6 +220,33 @@ def test_a_parameter_updated_between_forward_and_backward_is_caught():
     loss = (w * w).sum()
     w.data -= 0.1
     with pytest.raises(RuntimeError, match=r"float32\[2\] was updated after mul had used it"):
+        loss.backward()
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda w: w.T,
+        lambda w: w.reshape(3, 2),
+        lambda w: w[0:1],
+        lambda w: w.T.T,
+        lambda w: mg.broadcast_to(w, (4, 2, 3)),
+    ],
+    ids=["transpose", "reshape", "slice", "twice", "broadcast"],
+)
+def test_an_update_is_caught_behind_a_view_as_well(view):
+    w, x = mg.param(np.ones((2, 3))), mg.param(2.0, dtype="float64")
+    loss = (view(w) * x).sum()
+    w.data *= 100.0
+    with pytest.raises(RuntimeError, match="was updated after mul had used it"):
+        loss.backward()
+
+
+def test_an_update_is_caught_behind_detach_as_well():
+    w, x = mg.param([1.0, 2.0]), mg.param([1.0, 1.0])
+    loss = (w.detach() * x).sum()
+    w.data *= 100.0
+    with pytest.raises(RuntimeError, match="was updated"):
         loss.backward()
 
 

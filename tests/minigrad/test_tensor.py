@@ -81,6 +81,50 @@ def test_only_leaves_are_updated():
         y.data = np.zeros(1)
 
 
+@pytest.mark.parametrize(
+    ("array", "says"),
+    [
+        (mg.tensor([1.0, 2.0]), "expected an array, got Tensor"),
+        ([1.0, 2.0], "expected an array, got list"),
+        (np.zeros(3), r"the shape is \[2\] and stays so, got \[3\]"),
+    ],
+)
+def test_what_is_no_update_of_the_data_is_refused(array, says):
+    x = mg.param([1.0, 2.0])
+    with pytest.raises((TypeError, ValueError), match=says):
+        x.data = array
+    assert x.data.tolist() == [1.0, 2.0]
+
+
+def test_an_update_keeps_the_type():
+    x = mg.param([1.0, 2.0])
+    x.data = x.data - np.float64(0.5) * np.ones(2)
+    assert x.dtype == "float32" and x.data.tolist() == [0.5, 1.5]
+
+
+@pytest.mark.parametrize("optimiser", [mg.optim.SGD, mg.optim.Adagrad])
+def test_a_scalar_that_went_through_arithmetic_is_still_updated(optimiser):
+    p = mg.param(1.0)
+    p.data = p.data * 2
+    (p * p).backward()
+    optimiser([p], lr=0.1).step()
+    assert p.item() < 2.0
+
+
+def test_integers_made_of_a_tensor_have_no_gradient():
+    assert not mg.param([1.5]).astype("int64").requires_grad
+
+
+def test_a_tensor_is_made_of_an_array_by_hand_only():
+    with pytest.raises(TypeError, match=r"expected an array, got list; use minigrad.tensor"):
+        mg.Tensor([1.0, 2.0])
+
+
+def test_a_number_to_the_power_of_a_tensor_says_what_to_write():
+    with pytest.raises(TypeError, match=r"minigrad.power.*use exp\(n \* log\(a\)\)"):
+        2.0 ** mg.param([1.0])
+
+
 def test_a_parameter_has_an_array_of_its_own():
     array = np.ones(2)
     mg.param(array).data[0] = 5.0
