@@ -22,7 +22,7 @@ neighbours. It leaves behind, in out/wordemb-negative-sampling/:
     map.png                     a map of the frequent words
     results.json                the numbers
 
-Ctrl-C stops early and keeps what was learned. Takes a minute and a half on two cores, --quick under ten seconds.
+Ctrl-C stops early and keeps what was learned. Takes about a minute on two cores, --quick under ten seconds.
 """
 
 # %% What we need
