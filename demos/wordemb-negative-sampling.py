@@ -210,11 +210,11 @@ def parser():
     p.add_argument("--dim", type=int, default=128, help="numbers in a word vector (default 128)")
     p.add_argument("--window", type=int, default=5, help="contexts on either side, at most (default 5)")
     p.add_argument("--full-window", action="store_true", help="always the whole window; else 1 to WINDOW, as word2vec")
-    p.add_argument("--negatives", type=int, default=5, metavar="K", help="noise words a pair (default 5)")
+    p.add_argument("--negatives", type=int, default=10, metavar="K", help="noise words a pair (default 10)")
     p.add_argument("--shared", type=int, default=64, metavar="N", help="noise words that a batch shares (default 64)")
     p.add_argument("--batch", type=int, default=1024, help="pairs in a mini-batch (default 1024)")
     p.add_argument("--optimiser", choices=["adagrad", "sgd"], default="adagrad")
-    p.add_argument("--lr", type=float, default=0.1, help="learning rate at the start (default 0.1)")
+    p.add_argument("--lr", type=float, default=0.3, help="learning rate at the start (default 0.3)")
     p.add_argument("--min-count", type=int, default=5, help="rarer words become <unk> (default 5)")
     p.add_argument(
         "--subsample", type=float, default=1e-3, metavar="T", help="thin out words more frequent than T; 0: none"
