@@ -106,8 +106,10 @@ def primitive(
         if len(args) != arity:  # options may be given by position too: sum(x, 0) is sum(x, axis=0)
             if not arity < len(args) <= arity + len(options):
                 raise TypeError(f"minigrad.{name}: expected {arity} arguments{listed(options)}, got {len(args)}")
-            params |= dict(zip(options, args[arity:], strict=False))
-            args = args[:arity]
+            by_position = dict(zip(options, args[arity:], strict=False))
+            if twice := by_position.keys() & params.keys():
+                raise TypeError(f"minigrad.{name}: {', '.join(twice)} is given twice, by position and by name")
+            params, args = params | by_position, args[:arity]
         arrays, parents, versions, dtype = [], [], (), None
         tensors = needs = False
         settled = True
@@ -164,6 +166,6 @@ def primitive(
         return Tensor._of(y, Node(op, parents, saved, versions, params, y.shape, y.dtype), args)
 
     apply.__name__ = apply.__qualname__ = name
-    apply.__doc__ = forward.__doc__
+    apply.__doc__ = forward.__doc__ or f"{name}{inspect.signature(forward)}: see minigrad/rules.py"
     apply.op = op
     return apply

@@ -121,6 +121,8 @@ def test_options_may_be_given_by_position():
     assert mg.sum(x, 0).data.tolist() == [4.0, 6.0]
     assert mg.sum(x, 0, True).shape == (1, 2)
     assert mg.power(x, 2).data.tolist() == [[1.0, 4.0], [9.0, 16.0]]
+    with pytest.raises(TypeError, match=r"minigrad.sum: axis is given twice, by position and by name"):
+        mg.sum(x, 0, axis=1)
 
 
 @pytest.mark.parametrize("index", [((0, 0, 1),), ([0, 0, 1],), (np.array([0, 0, 1]),)], ids=["tuple", "list", "array"])
