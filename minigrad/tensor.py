@@ -41,9 +41,9 @@ class Tensor:
         self = object.__new__(cls)
         self._data, self._node, self._version, self._leaf = data, node, 0, None
         self.grad, self.requires_grad = None, node is not None
-        if data.base is not None:
+        if data.base is not None:  # perhaps a view of an argument, perhaps of some intermediate array
             for a in args:
-                if type(a) is cls and a._leaf is not None:
+                if type(a) is cls and (data.base is a._data or data.base is a._data.base):
                     self._leaf = a._leaf
         return self
 

@@ -72,7 +72,3 @@ class Vocabulary:
         lengths = np.fromiter(map(len, sentences), np.int64, len(sentences))
         ids = np.fromiter(map(self.id, chain.from_iterable(sentences)), np.int32, lengths.sum())
         return Tokens(ids, np.repeat(np.arange(len(sentences), dtype=np.int32), lengths))
-
-    def decode(self, ids: Iterable[int]) -> list[str]:
-        """The words with these ids."""
-        return [self.words[i] for i in ids]

@@ -7,7 +7,7 @@ negatives a pair), with automatic differentiation and SGD: this project as on th
 PyTorch as at the end of `losses/sampled/negative.py`, with `nn.Embedding(sparse=True)`. First both learn
 from the same noise, and must arrive at the same vectors. Then they take turns, round by round; this project draws its
 noise within the time, PyTorch gets it for nothing. What counts is the ratio within a round: a machine that is busy is
-busy for both. Takes half a minute; needs `pip install 'minigrad[versus]'`.
+busy for both. Takes some ten seconds; needs `pip install 'minigrad[versus]'`.
 """
 
 # %% One thread for everybody, said before the libraries are loaded; no settings that slow one library down

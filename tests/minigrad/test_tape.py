@@ -260,6 +260,16 @@ def test_an_optimiser_step_between_forward_and_backward_is_caught():
         second.backward()
 
 
+def test_an_update_of_what_was_copied_out_is_fine():
+    """Columns picked by an array are a copy, though NumPy shows them as a view (of an array nobody holds)."""
+    w = mg.param(np.ones((2, 3)))
+    picked = w[:, [0, 2]]
+    loss = (picked * picked).sum()
+    w.data *= 100.0
+    loss.backward()
+    assert w.grad.tolist() == [[2.0, 0.0, 2.0]] * 2
+
+
 def test_an_update_of_a_value_that_no_rule_needs_is_fine():
     w = mg.param([1.0, 2.0])
     loss = (w + 1.0).sum()
