@@ -5,15 +5,25 @@ and its arrays of float64 or integers would else turn all that follows into floa
 speed, without a word. Two tensors of different precisions are somebody's mistake, and so are two devices.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from . import backend
 from .tensor import Tensor
 
+ERRORS = (ValueError, TypeError, IndexError, OverflowError)  # what bad arguments make NumPy raise
 
-def settle(args: tuple) -> tuple[list, Any]:
-    """The arrays behind `args` in one floating-point type, that of the tensors among them; and that type."""
+
+def settle(args: tuple) -> tuple[Sequence, Any]:
+    """The arrays behind `args` in one floating-point type, that of the tensors among them; and that type.
+
+    Without a tensor among them: `args` themselves, and None.
+    """
     tensors = [a for a in args if type(a) is Tensor]
+    if not tensors:
+        return args, None
+    if len(tensors) == len(args) == 1:
+        return [tensors[0]._data], tensors[0]._data.dtype
     floats = {a.dtype for a in tensors if a.dtype.kind in "fc"}
     if len(floats) > 1:
         raise TypeError("these tensors have different precisions; convert one of them with .astype(...)")
@@ -49,7 +59,7 @@ def shape_of(what: str, shape: Any) -> tuple[int, ...]:
 
 def described(name: str, args: tuple, error: Exception) -> Exception:
     """The error, with the operation and what it was given: `minigrad.matmul(float32[2, 3], float32[4, 5]): …`."""
-    kind = next(k for k in (TypeError, ValueError, IndexError, OverflowError) if isinstance(error, k))
+    kind = next(k for k in ERRORS if isinstance(error, k))
     return kind(f"minigrad.{name}({', '.join(map(signature, args))}): {error}")
 
 

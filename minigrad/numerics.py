@@ -11,6 +11,20 @@ from numbers import Real
 from .backend import check_ids, quiet, xp_of
 
 
+def elementwise(name: str):
+    """The function of that name in the library of its argument: `xp_of(a).name(a)`, which it need not look up twice."""
+    functions = {}
+
+    def f(a):
+        try:
+            return functions[type(a)](a)
+        except KeyError:
+            functions[type(a)] = getattr(xp_of(a), name)
+            return functions[type(a)](a)
+
+    return f
+
+
 def power(a, *, n):
     if not isinstance(n, Real):
         raise TypeError(f"the exponent must be a plain number, got {type(n).__name__}; use exp(n * log(a))")

@@ -9,30 +9,31 @@ tensors (derivatives of any order) alike. `tests/minigrad/test_rules.py` checks 
 """
 
 import math
+import operator
 from typing import Any
 
 from . import numerics
 from .backend import to_device, xp_of
-from .numerics import axes_of, reduced
+from .numerics import axes_of, elementwise, reduced
 from .rows import Rows
 from .tape import primitive
 from .tensor import Tensor
 
 # fmt: off
 # ---- arithmetic --------------------------------------------------------------------------------------------------
-#                    name    result y                 ∂L/∂a                     ∂L/∂b
-add = primitive("add", lambda a, b: a + b, d=[lambda g, y, a, b: g,      lambda g, y, a, b: g],                keep="")
-sub = primitive("sub", lambda a, b: a - b, d=[lambda g, y, a, b: g,      lambda g, y, a, b: -g],               keep="")
-mul = primitive("mul", lambda a, b: a * b, d=[lambda g, y, a, b: g * b,  lambda g, y, a, b: g * a],            keep="x")
-div = primitive("div", lambda a, b: a / b, d=[lambda g, y, a, b: g / b,  lambda g, y, a, b: -g / b * (a / b)], keep="x")
-neg = primitive("neg", lambda a: -a,       d=[lambda g, y, a: -g],                                             keep="")
+#                    name    result y           ∂L/∂a                   ∂L/∂b
+add = primitive("add", operator.add,     d=[lambda g, y, a, b: g,    lambda g, y, a, b: g],             keep="")
+sub = primitive("sub", operator.sub,     d=[lambda g, y, a, b: g,    lambda g, y, a, b: -g],            keep="")
+mul = primitive("mul", operator.mul,     d=[lambda g, y, a, b: g * b, lambda g, y, a, b: g * a],        keep="other")
+div = primitive("div", operator.truediv, d=[lambda g, y, a, b: g / b, lambda g, y, a, b: -g / b * (a / b)], keep="x")
+neg = primitive("neg", operator.neg,     d=[lambda g, y, a: -g],                                        keep="")
 power = primitive("power", numerics.power, d=[lambda g, y, a, n: g * (n * a ** (n - 1)) if n else 0.0 * g],    keep="x")
 
 # ---- exponentials ------------------------------------------------------------------------------------------------
-exp  = primitive("exp",  lambda a: xp_of(a).exp(a),  d=[lambda g, y, a: g * y],               keep="y")
-log  = primitive("log",  lambda a: xp_of(a).log(a),  d=[lambda g, y, a: g / a],               keep="x")
-tanh = primitive("tanh", lambda a: xp_of(a).tanh(a), d=[lambda g, y, a: g * (1.0 - y * y)],   keep="y")
-sigmoid    = primitive("sigmoid",    numerics.sigmoid,    d=[lambda g, y, a: g * (y * (1.0 - y))], keep="y")
+exp  = primitive("exp",  elementwise("exp"),  d=[lambda g, y, a: g * y],               keep="y")
+log  = primitive("log",  elementwise("log"),  d=[lambda g, y, a: g / a],               keep="x")
+tanh = primitive("tanh", elementwise("tanh"), d=[lambda g, y, a: g - g * y * y],       keep="y")
+sigmoid    = primitive("sigmoid",    numerics.sigmoid,    d=[lambda g, y, a: g * (y - y * y)],     keep="y")
 softplus   = primitive("softplus",   numerics.softplus,   d=[lambda g, y, a: g * sigmoid(a)],      keep="x")
 logsigmoid = primitive("logsigmoid", numerics.logsigmoid, d=[lambda g, y, a: g * sigmoid(-a)],     keep="x")
 

@@ -13,55 +13,74 @@ the others are free at once, and these as soon as the walk has used them.
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
+from typing import Any
 
-from .arguments import described, listed, settle
+from . import backend
+from .arguments import ERRORS, described, listed, settle
 from .tensor import Tensor
 
-_numbers = count(1)
+# ---- what holds for the current thread ---------------------------------------------------------------------------
 
 
 class _State(threading.local):
-    recording = True
+    recording = True  # whether operations leave nodes
+    watch = None  # a function of `debug.anomaly` that sees every operation
 
 
-_state = _State()
+state = _State()
+_special = 0  # in how many places, of all threads, something else holds: while in none, no operation need look
+_lock = threading.Lock()
 
 
 @contextmanager
-def no_grad() -> Iterator[None]:
-    """Inside, operations leave no nodes: their results have no gradient. Holds for the current thread."""
-    before, _state.recording = _state.recording, False
+def holding(**changes: Any) -> Iterator[None]:
+    """Inside, `state` of the current thread is changed."""
+    global _special
+    before = {name: getattr(state, name) for name in changes}
+    with _lock:
+        _special += 1
     try:
+        vars(state).update(changes)
         yield
     finally:
-        _state.recording = before
+        vars(state).update(before)
+        with _lock:
+            _special -= 1
+
+
+def no_grad() -> AbstractContextManager[None]:
+    """Inside, operations leave no nodes: their results have no gradient. Holds for the current thread."""
+    return holding(recording=False)
+
+
+# ---- the tape ------------------------------------------------------------------------------------------------------
 
 
 class Op:
     """A primitive operation: a name, a forward function, its rules. Made by `primitive`."""
 
-    __slots__ = ("forward", "joint", "keep", "name", "once", "rules")
+    __slots__ = ("forward", "joint", "keep", "name", "once", "plain", "rules")
 
     def __init__(self, name, forward, rules, joint, keep, once):
         self.name, self.forward, self.rules, self.joint, self.keep, self.once = name, forward, rules, joint, keep, once
+        self.plain = 0
+
+
+_next = count(1).__next__
 
 
 class Node:
     """One entry of the tape: an operation that was done, and what its rules need to go back.
 
     number: its place in time. parents: for each argument the node it came from, the leaf tensor itself, or None for a
-    constant. saved: (y, residual, arguments) as `Op.keep` says; None once the walk has used and freed it.
-    versions: (leaf, its version) for leaves whose memory was kept. shape, dtype: those of the result.
+    constant. saved: (y, residual, arguments, versions), None once the walk has used and freed it; the first three as
+    `primitive` says, versions a list of (leaf, its version) for leaves whose memory was kept. params: the options.
+    shape, dtype: those of the result. where: the line of code it came from, if `debug.anomaly` watched.
     """
 
-    __slots__ = ("dtype", "number", "op", "params", "parents", "saved", "shape", "versions")
-
-    def __init__(self, op, parents, saved, versions, params, shape, dtype):
-        self.number = next(_numbers)
-        self.op, self.parents, self.saved, self.versions = op, parents, saved, versions
-        self.params, self.shape, self.dtype = params, shape, dtype
+    __slots__ = ("dtype", "number", "op", "params", "parents", "saved", "shape", "where")
 
 
 def primitive(
@@ -72,7 +91,7 @@ def primitive(
     joint: Callable | None = None,
     keep: str = "x",
     once: bool = False,
-) -> Callable:
+) -> Callable[..., Any]:
     """Registers an operation; returns the function that people call.
 
     forward(*arrays, **params) -> y computes on arrays. The rules are either
@@ -82,25 +101,42 @@ def primitive(
             history: the rule computes it again from the arguments, or says `once`.
     g is ∂L/∂y. The walk sums the result over broadcast axes and casts it: rules need not. The tape casts y, too, to the
     type of the arguments, unless there is an option `dtype`.
-    keep: what the rules see. "x" the arguments, "y" the result, "xy" both, "" neither; what isn't kept is None, and
-          with "shape" each argument is its shape.
+    keep: what the rules see. "x" the arguments, "y" the result, "xy" both, "" neither; what isn't kept is None. With
+          "shape" each argument is its shape; "other" is for two arguments of which each rule needs the other one only.
     once: the joint rule cannot be differentiated again; asking for that raises.
 
     The function takes tensors, arrays and numbers. Without a tensor among them it computes on the arrays and leaves no
     node, which is why a rule can be written in the library's own functions.
     """
-    if keep not in ("", "x", "y", "xy", "shape"):
-        raise ValueError(f'minigrad.primitive({name!r}): keep must be "", "x", "y", "xy" or "shape", got {keep!r}')
+    if keep not in ("", "x", "y", "xy", "other", "shape"):
+        raise ValueError(
+            f'minigrad.primitive({name!r}): keep must be "", "x", "y", "xy", "other" or "shape", got {keep!r}'
+        )
     if bool(d) == bool(joint):
         raise ValueError(f"minigrad.primitive({name!r}): give either d=[a rule for each argument] or joint=a rule")
     op = Op(name, forward, tuple(d), joint, keep, once)
-    keep_x, keep_y, keep_shape = "x" in keep, "y" in keep, keep == "shape"
-    names = inspect.signature(forward).parameters.values()
-    arity = len([p for p in names if p.kind is not p.KEYWORD_ONLY])
-    nothing = (None,) * arity
-    options = [p.name for p in names if p.kind is p.KEYWORD_ONLY]
+    takes = inspect.signature(forward).parameters.values()
+    options = [p.name for p in takes if p.kind is p.KEYWORD_ONLY]
+    arity = len(takes) - len(options)
     if d and len(d) != arity:
         raise ValueError(f"minigrad.primitive({name!r}): {arity} arguments need {arity} rules, got {len(d)}")
+    if keep == "other" and not (d and arity == 2):
+        raise ValueError(f'minigrad.primitive({name!r}): keep="other" is for two arguments with a rule for each')
+    apply = general(op, arity, options)
+    if d and not options and arity <= 2 and keep != "shape":
+        apply = (unary if arity == 1 else binary)(op, apply)
+        op.plain = arity
+    apply.__name__, apply.__qualname__ = name, f"minigrad.{name}"
+    apply.__doc__ = forward.__doc__ if forward.__module__ != "_operator" else None
+    apply.__doc__ = apply.__doc__ or f"{name}{inspect.signature(forward)}: see minigrad/rules.py"
+    apply.op = op
+    return apply
+
+
+def general(op: Op, arity: int, options: list[str]) -> Callable:
+    """An operation with any number of arguments and options."""
+    name, forward, keep = op.name, op.forward, op.keep
+    keep_x, keep_y, nothing = keep in ("x", "xy", "other"), "y" in keep, (None,) * arity
 
     def apply(*args, **params):
         if len(args) != arity:  # options may be given by position too: sum(x, 0) is sum(x, axis=0)
@@ -110,62 +146,140 @@ def primitive(
             if twice := by_position.keys() & params.keys():
                 raise TypeError(f"minigrad.{name}: {', '.join(twice)} is given twice, by position and by name")
             params, args = params | by_position, args[:arity]
-        arrays, parents, versions, dtype = [], [], (), None
-        tensors = needs = False
-        settled = True
-        for a in args:
-            if type(a) is Tensor:
-                tensors = True
-                array = a._data
-                arrays.append(array)
-                if dtype is None:
-                    dtype = array.dtype
-                elif array.dtype is not dtype:
-                    settled = False
-                node = a._node
-                if keep_x and a._leaf is not None:
-                    versions += ((a._leaf, a._leaf._version),)
-                if node is None:
-                    if a.requires_grad:
-                        needs = True
-                        parents.append(a)
-                    else:
-                        parents.append(None)
-                else:
-                    needs = True
-                    parents.append(node)
-            else:
-                arrays.append(a)
-                parents.append(None)
-                if type(a) is not float and type(a) is not int:
-                    settled = False
         residual = None
         try:
-            if tensors and not settled:
-                arrays, dtype = settle(args)
+            arrays, dtype = settle(args)
             y = forward(*arrays, **params)
-            if joint is not None:
+            if op.joint is not None:
                 if type(y) is not tuple:
                     raise TypeError("the forward function of a joint rule must return (y, residual)")
                 y, residual = y
-        except (ValueError, TypeError, IndexError, OverflowError) as error:
+        except ERRORS as error:
             raise described(name, args, error) from error
-        if not tensors:
-            return y
-        if y.dtype is not dtype:
-            if y.dtype.kind == "f" and "dtype" not in params:
-                y = y.astype("float32" if dtype.kind in "iub" else dtype)
-            needs = needs and y.dtype.kind in "fc"  # integers have no gradient
-        if not (needs and _state.recording):
-            return Tensor._of(y, None, args)
-        if keep_shape:
-            seen = [getattr(a, "shape", ()) for a in arrays]
+        if dtype is None:
+            return y  # no tensor among the arguments
+        if y.dtype is not dtype and y.dtype.kind == "f" and "dtype" not in params:
+            y = y.astype("float32" if dtype.kind in "iub" else dtype)
+        parents = tuple([a._node or (a if a.requires_grad else None) if type(a) is Tensor else None for a in args])
+        needed = parents != nothing and y.dtype.kind in "fc"  # integers have no gradient
+        watch = state.watch if _special else None
+        if needed and (not _special or state.recording):
+            if keep == "shape":
+                kept = [getattr(a, "shape", ()) for a in arrays]
+            elif keep == "other":  # the partner of a constant is not needed
+                kept = [None if p is None else a for a, p in zip(arrays, reversed(parents), strict=True)]
+            else:
+                kept = arrays if keep_x else nothing
+            leaves = [
+                a._leaf for a, k in zip(args, kept, strict=True) if keep_x and k is not None and type(a) is Tensor
+            ]
+            versions = tuple([(leaf, leaf._version) for leaf in leaves if leaf is not None])
+            saved = (y if keep_y else None, residual, versions, *kept)
+            node = Node()
+            node.number, node.op, node.parents, node.saved, node.params = _next(), op, parents, saved, params
+            node.shape, node.dtype = y.shape, y.dtype
         else:
-            seen = arrays if keep_x else nothing
-        saved = (y if keep_y else None, residual, seen)
-        return Tensor._of(y, Node(op, parents, saved, versions, params, y.shape, y.dtype), args)
+            node = None
+        if watch is not None:
+            watch(op, args, y, node)
+        return Tensor._of(y, node, args)
 
-    apply.__name__ = apply.__qualname__ = name
-    apply.__doc__ = forward.__doc__ or f"{name}{inspect.signature(forward)}: see minigrad/rules.py"
-    apply.op = op
     return apply
+
+
+# ---- the fast way --------------------------------------------------------------------------------------------------
+#
+# Most operations of a network have one or two arguments and no options. NumPy adds ten numbers in 0.3 µs, beside which
+# every line of `general` is slow. These two are `general` written out for tensors of one type that need a gradient;
+# whatever else comes, they hand on to it. `tests/minigrad/test_tape.py` holds the three equal.
+
+
+def unary(op: Op, general: Callable) -> Callable:
+    forward, keep_x, keep_y = op.forward, "x" in op.keep, "y" in op.keep
+
+    def apply(a):
+        if type(a) is not Tensor or not a.requires_grad or _special:
+            return general(a)
+        x = a._data
+        try:
+            y = forward(x)
+        except ERRORS as error:
+            raise described(op.name, (a,), error) from error
+        dtype = x.dtype
+        if y.dtype is not dtype or y.base is not None:
+            return general(a)
+        versions = ((a._leaf, a._leaf._version),) if keep_x and a._leaf is not None else ()
+        node = Node()
+        node.number = _next()
+        node.op = op
+        node.parents = (a._node or a,)
+        node.saved = y if keep_y else None, None, versions, x if keep_x else None
+        node.params = _NO_OPTIONS
+        node.shape = y.shape
+        node.dtype = dtype
+        tensor = _new(Tensor)
+        tensor._data = y
+        tensor._node = node
+        tensor._leaf = tensor.grad = None
+        tensor.requires_grad = True
+        return tensor
+
+    return apply
+
+
+def binary(op: Op, general: Callable) -> Callable:
+    forward, keep_y, keep_x, other = op.forward, "y" in op.keep, op.keep in ("x", "xy", "other"), op.keep == "other"
+    numbers = backend.numbers
+
+    def apply(a, b):
+        if _special:
+            return general(a, b)
+        leaf_a = leaf_b = parent_a = parent_b = None
+        if type(b) is Tensor:
+            z, leaf_b, parent_b = b._data, b._leaf, b._node or (b if b.requires_grad else None)
+            if type(a) is Tensor:
+                x, leaf_a, parent_a = a._data, a._leaf, a._node or (a if a.requires_grad else None)
+            elif type(a) is float or type(a) is int:
+                x = numbers[a, type(z), z.dtype]
+            else:
+                return general(a, b)
+        elif type(a) is Tensor and (type(b) is float or type(b) is int):
+            x, leaf_a, parent_a = a._data, a._leaf, a._node or (a if a.requires_grad else None)
+            z = numbers[b, type(x), x.dtype]
+        else:
+            return general(a, b)
+        dtype = x.dtype
+        if z.dtype is not dtype or (parent_a is None and parent_b is None):
+            return general(a, b)
+        try:
+            y = forward(x, z)
+        except ERRORS as error:
+            raise described(op.name, (a, b), error) from error
+        if y.dtype is not dtype or y.base is not None:
+            return general(a, b)
+        if not keep_x or (other and parent_b is None):  # the partner of a constant is not needed
+            x = leaf_a = None
+        if not keep_x or (other and parent_a is None):
+            z = leaf_b = None
+        versions = () if leaf_a is None else ((leaf_a, leaf_a._version),)
+        if leaf_b is not None:
+            versions += ((leaf_b, leaf_b._version),)
+        node = Node()
+        node.number = _next()
+        node.op = op
+        node.parents = parent_a, parent_b
+        node.saved = y if keep_y else None, None, versions, x, z
+        node.params = _NO_OPTIONS
+        node.shape = y.shape
+        node.dtype = dtype
+        tensor = _new(Tensor)
+        tensor._data = y
+        tensor._node = node
+        tensor._leaf = tensor.grad = None
+        tensor.requires_grad = True
+        return tensor
+
+    return apply
+
+
+_new, _NO_OPTIONS = object.__new__, {}

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import Any
 
-from . import backend
+from . import backend, tape
 from .arguments import signature
 from .rows import Rows
 from .tape import Node, no_grad
@@ -29,41 +29,70 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
     With wanted=None the gradients are added to the leaves' `.grad`: all of them when the walk has succeeded, or none.
     A gradient is None where nothing arrived.
     """
-    arrived, heap = {}, []  # what has arrived at a node or leaf; the nodes that wait
-    owned = set()  # where that array was made by this walk, so that adding in place harms nobody
-    results = dict.fromkeys(wanted or ())  # nodes leave `arrived` when visited: what is wanted of them is noted here
-
-    def arrive(at, gradient):
-        if at not in arrived:
-            arrived[at] = gradient  # borrowed: the array may be in use elsewhere
-            if type(at) is Node:
-                heappush(heap, (-at.number, at))
-        elif at in owned and type(gradient) is type(arrived[at]):
-            arrived[at] += gradient  # the third and later arrivals add in place (a tensor's += makes a new tensor)
-        else:
-            arrived[at] = arrived[at] + gradient
-            owned.add(at)
-
-    arrive(root if root._node is None else root._node, seed)
-    while heap:
-        node = heappop(heap)[1]
-        g = arrived.pop(node)
-        if node in results:
+    results = dict.fromkeys(wanted or ())  # nodes are visited and forgotten: what is wanted of them is noted here
+    watch = tape.state.watch
+    # By leaf, or by the number of a node: [it, what has arrived there, whether this walk made that array, so that
+    # adding in place harms nobody]. Which nodes wait: the one of the highest number, and a heap of the other numbers,
+    # negative, for a heap gives the least. In a chain no other ever waits.
+    start = root if root._node is None else root._node
+    highest, heap = getattr(start, "number", 0), []
+    arrived = {highest or start: [start, seed, False]}
+    while highest:
+        node, g, _ = arrived.pop(highest)
+        highest = -heappop(heap) if heap else 0
+        if results and node in results:
             results[node] = g
         if type(g) is Rows:
             g = g.dense()  # rows are for leaves; a rule takes an array
-        y, residual, args = _saved(node, create_graph)
-        op, params = node.op, node.params
+        op, saved = node.op, node.saved
+        if saved is None:
+            raise RuntimeError(
+                f"minigrad.backward: the graph behind {op.name} was walked already, and the walk freed its arrays; "
+                "tell the first walk backward(retain_graph=True) if there is to be a second"
+            )
+        for leaf, version in saved[2]:
+            if leaf._version != version:
+                raise RuntimeError(
+                    f"minigrad.backward: a tensor {signature(leaf)} was updated after {op.name} had used it, so the "
+                    "gradient would be that of neither value; call backward() before the update"
+                )
         try:
-            together = op.joint(g, y, residual, *args, **params) if op.joint is not None else None
-            for i, parent in enumerate(node.parents):
+            if not op.plain or create_graph:
+                gradients = _gradients(node, g, create_graph)
+            elif op.plain == 1:  # what `_gradients` does, without its loops
+                gradients = (op.rules[0](g, saved[0], saved[3]),)
+            else:
+                y, _, _, a, b = saved
+                from_a, from_b = node.parents
+                of_a, of_b = op.rules
+                gradients = (
+                    None if from_a is None else of_a(g, y, a, b),
+                    None if from_b is None else of_b(g, y, a, b),
+                )
+            if watch is not None:
+                watch.gradients(node, gradients)
+            for parent, gradient in zip(node.parents, gradients):
                 if parent is None:
                     continue
-                gradient = op.rules[i](g, y, *args, **params) if together is None else together[i]
-                like = parent if type(parent) is Node else parent._data
+                if type(parent) is Node:
+                    key, like = parent.number, parent
+                else:
+                    key, like = parent, parent._data
                 if gradient.shape != like.shape or gradient.dtype is not like.dtype or create_graph:
                     gradient = _fit(gradient, like.shape, like.dtype, op, create_graph)
-                arrive(parent, gradient)
+                if key not in arrived:
+                    arrived[key] = [parent, gradient, False]
+                    if like is parent:  # a node: it waits
+                        if key > highest:
+                            key, highest = highest, key
+                        if key:
+                            heappush(heap, -key)
+                    continue
+                there = arrived[key]
+                if there[2] and type(gradient) is type(there[1]):
+                    there[1] += gradient  # the third and later arrivals (a tensor's += makes a new tensor)
+                else:
+                    there[1], there[2] = there[1] + gradient, True
         except Exception as error:
             error.add_note(f"in the rule of minigrad.{op.name}")
             raise
@@ -71,13 +100,26 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
             node.saved = None
     taken = {id(_owner(seed))}
     if wanted is not None:
-        return [_own(arrived.get(w, results[w]), taken) for w in wanted]
-    for leaf, gradient in arrived.items():
+        results |= {leaf: gradient for leaf, gradient, _ in arrived.values()}
+        return [_own(results[w], taken) for w in wanted]
+    for leaf, gradient, _ in arrived.values():
         gradient, before = _own(gradient, taken), leaf.grad
         if Tensor in (type(gradient), type(before)):  # rows are arrays; beside a tensor they are written out
             gradient, before = (g.dense() if type(g) is Rows else g for g in (gradient, before))
         leaf.grad = gradient if before is None else before + gradient
     return []
+
+
+def _gradients(node: Node, g, create_graph: bool) -> Sequence:
+    """What the rules of a node say: ∂L/∂argument for each argument that has a parent."""
+    op = node.op
+    y, residual, _, *args = node.saved
+    if create_graph:
+        y, residual, args = _as_tensors(node)
+    if op.joint is not None:
+        return op.joint(g, y, residual, *args, **node.params)
+    pairs = zip(node.parents, op.rules, strict=True)
+    return [None if parent is None else rule(g, y, *args, **node.params) for parent, rule in pairs]
 
 
 def _own(gradient, taken: set):
@@ -98,28 +140,15 @@ def _owner(array):
     return array if getattr(array, "base", None) is None else array.base
 
 
-def _saved(node: Node, create_graph: bool) -> tuple:
-    """What the rules of a node see: y, the residual and the arguments; as tensors if there is to be a graph."""
+def _as_tensors(node: Node) -> tuple:
+    """What the rules of a node see if there is to be a graph: y, no residual, and the arguments, with their history."""
     op = node.op
-    if node.saved is None:
-        raise RuntimeError(
-            f"minigrad.backward: the graph behind {op.name} was walked already, and the walk freed its arrays; "
-            "tell the first walk backward(retain_graph=True) if there is to be a second"
-        )
-    for leaf, version in node.versions:
-        if leaf._version != version:
-            raise RuntimeError(
-                f"minigrad.backward: a tensor {signature(leaf)} was updated after {op.name} had used it, so the "
-                "gradient would be that of neither value; call backward() before the update"
-            )
-    if not create_graph:
-        return node.saved
     if op.once:
         raise RuntimeError(
             f"minigrad.backward: {op.name} has a fused rule, which has no derivative of its own; "
             "use its composed form for create_graph=True"
         )
-    y, _, args = node.saved
+    y, _, _, *args = node.saved
     if op.keep != "shape":
         args = [_rejoin(a, p) for a, p in zip(args, node.parents, strict=True)]
     return None if y is None else Tensor._of(y, node), None, args

@@ -107,7 +107,7 @@ def test_logsumexp_of_large_numbers_and_of_nothing():
         (lambda a, b: a**b, TypeError, r"minigrad.power.*plain number"),
         (lambda a, b: a + "1", TypeError, r"minigrad.add\(float32\[2, 3\], str\)"),
         (lambda a, b: a * a.astype("float64"), TypeError, r"minigrad.mul\(float32.*float64.*different precisions"),
-        (lambda a, b: mg.exp(a, 1), TypeError, r"minigrad.exp: expected 1 arguments, got 2"),
+        (lambda a, b: mg.exp(a, 1), TypeError, r"minigrad.exp\(\) takes 1 positional argument but 2 were given"),
         (lambda a, b: a[:0].mean(), ValueError, r"minigrad.mean\(float32\[0, 3\]\): the mean of nothing"),
     ],
 )
