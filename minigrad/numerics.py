@@ -22,6 +22,7 @@ def elementwise(name: str):
             functions[type(a)] = getattr(xp_of(a), name)
             return functions[type(a)](a)
 
+    f.__doc__ = f"{name} of each number: a of any shape -> the same shape."
     return f
 
 
@@ -58,10 +59,68 @@ def logsumexp(a, *, axis=-1, keepdims=False):
     return y if keepdims else y.reshape(reduced(a.shape, axis))
 
 
+def softmax(a, *, axis=-1):
+    """e^a / Σ e^a along an axis (or several): numbers of 0 or more that sum to one. Of any shape -> the same shape."""
+    return _softmax(a, axis)[0]
+
+
+def log_softmax(a, *, axis=-1):
+    """log softmax(a) = a − logsumexp(a), with digits where softmax has underflowed. Of any shape -> the same shape."""
+    _, m, total = _softmax(a, axis)
+    return (a - m) - xp_of(a).log(total)  # in this order: a − (m + log Σ) would round to the digits of a large m
+
+
+def _softmax(a, axis):
+    """(softmax, m, Σ e^(a − m)), the latter two with the axis as a one."""
+    xp = xp_of(a)
+    m = a.max(axis=axis, keepdims=True)
+    with quiet():
+        p = xp.exp(a - m)
+    total = p.sum(axis=axis, keepdims=True)
+    p /= total
+    return p, m, total
+
+
+def cross_entropy(logits, *, targets):
+    """logsumexp(s) − s_t for each row s of `logits`, and for the rule softmax(s) − 1[· = t], made in the same pass."""
+    xp, rows = xp_of(logits), logits.reshape(-1, logits.shape[-1])  # (n, V)
+    t = targets.reshape(-1)
+    gradient, m, total = _softmax(rows, 1)
+    n = xp.arange(len(rows))
+    losses = xp.log(total)[:, 0] + (m[:, 0] - rows[n, t])
+    gradient[n, t] -= 1.0
+    return losses.reshape(targets.shape), gradient.reshape(logits.shape)
+
+
 def mean(a, *, axis=None, keepdims=False):
     if 0 in [a.shape[i] for i in axes_of(a.shape, axis)]:
         raise ValueError("the mean of nothing is not defined")
     return a.mean(axis=axis, keepdims=keepdims)
+
+
+def dot(a, b):
+    """Σ_i a_i b_i along the last axis: (..., n), (..., n) -> (...); other axes broadcast."""
+    if not getattr(a, "ndim", 0) or not getattr(b, "ndim", 0) or a.shape[-1] != b.shape[-1]:
+        raise ValueError("the last axes of both must be equally long")
+    return xp_of(a).einsum("...i,...i->...", a, b)
+
+
+def concat(*arrays, axis):
+    return xp_of(arrays[0]).concatenate(arrays, axis=axis), None
+
+
+def where(a, b, *, condition):
+    xp = xp_of(condition)
+    if condition.dtype.kind != "b":
+        raise TypeError(f"the condition must be an array of booleans, got {condition.dtype}")
+    return xp.where(condition, a, b)
+
+
+def clip(a, *, low=None, high=None):
+    """min(max(a, low), high), with numbers or None for no bound. The gradient is zero beyond the bounds."""
+    if low is not None and high is not None and low > high:
+        raise ValueError(f"low must not exceed high, got {low} and {high}")
+    return a if low is None and high is None else xp_of(a).clip(a, low, high)
 
 
 def matmul(a, b):

@@ -13,7 +13,8 @@ import operator
 from typing import Any
 
 from . import numerics
-from .backend import to_device, xp_of
+from .arguments import signature, whole
+from .backend import check_ids, to_device, xp_of
 from .numerics import axes_of, elementwise, reduced
 from .rows import Rows
 from .tape import primitive
@@ -33,9 +34,23 @@ power = primitive("power", numerics.power, d=[lambda g, y, a, n: g * (n * a ** (
 exp  = primitive("exp",  elementwise("exp"),  d=[lambda g, y, a: g * y],               keep="y")
 log  = primitive("log",  elementwise("log"),  d=[lambda g, y, a: g / a],               keep="x")
 tanh = primitive("tanh", elementwise("tanh"), d=[lambda g, y, a: g - g * y * y],       keep="y")
+expm1 = primitive("expm1", elementwise("expm1"),  d=[lambda g, y, a: g * y + g],       keep="y")
+log1p = primitive("log1p", elementwise("log1p"),  d=[lambda g, y, a: g / (1.0 + a)],   keep="x")
+sqrt  = primitive("sqrt",  elementwise("sqrt"),   d=[lambda g, y, a: 0.5 * g / y],     keep="y")
 sigmoid    = primitive("sigmoid",    numerics.sigmoid,    d=[lambda g, y, a: g * (y - y * y)],     keep="y")
 softplus   = primitive("softplus",   numerics.softplus,   d=[lambda g, y, a: g * sigmoid(a)],      keep="x")
 logsigmoid = primitive("logsigmoid", numerics.logsigmoid, d=[lambda g, y, a: g * sigmoid(-a)],     keep="x")
+
+# ---- corners: where there are two slopes, the gradient is between them ---------------------------------------------
+abs  = primitive("abs",  elementwise("abs"), d=[lambda g, y, a: g * sign(a)],          keep="x")
+relu = primitive("relu", lambda a: xp_of(a).maximum(a, 0.0), d=[lambda g, y, a: g * (y > 0)], keep="y")
+maximum = primitive("maximum", lambda a, b: xp_of_both(a, b).maximum(a, b),
+                    d=[lambda g, y, a, b: g * larger(a, b), lambda g, y, a, b: g * larger(b, a)], keep="x")
+minimum = primitive("minimum", lambda a, b: xp_of_both(a, b).minimum(a, b),
+                    d=[lambda g, y, a, b: g * larger(b, a), lambda g, y, a, b: g * larger(a, b)], keep="x")
+clip = primitive("clip", numerics.clip, d=[lambda g, y, a, low=None, high=None: g * within(a, low, high)], keep="x")
+choose = primitive("where", numerics.where, d=[lambda g, y, a, b, condition: where(condition, g, 0.0),
+                                               lambda g, y, a, b, condition: where(condition, 0.0, g)], keep="")
 
 # ---- reductions --------------------------------------------------------------------------------------------------
 sum = primitive("sum", lambda a, *, axis=None, keepdims=False: a.sum(axis=axis, keepdims=keepdims),
@@ -44,11 +59,21 @@ mean = primitive("mean", numerics.mean,
                  d=[lambda g, y, a, axis=None, **o: spread(g * (1.0 / count(a, axis)), a, axis)], keep="shape")
 max = primitive("max", lambda a, *, axis=None, keepdims=False: a.max(axis=axis, keepdims=keepdims),
                 d=[lambda g, y, a, axis=None, **o: unreduced(g, a, axis) * share(y, a, axis)], keep="xy")
+min = primitive("min", lambda a, *, axis=None, keepdims=False: a.min(axis=axis, keepdims=keepdims),
+                d=[lambda g, y, a, axis=None, **o: unreduced(g, a, axis) * share(y, a, axis)], keep="xy")
 logsumexp = primitive("logsumexp", numerics.logsumexp,
                       d=[lambda g, y, a, axis=-1, **o: unreduced(g, a, axis) * exp(a - unreduced(y, a, axis))],
                       keep="xy")
 
+softmax = primitive("softmax", numerics.softmax, keep="y",
+                    d=[lambda g, y, a, axis=-1: y * (g - (g * y).sum(axis=axis, keepdims=True))])
+log_softmax = primitive("log_softmax", numerics.log_softmax, keep="y",
+                        d=[lambda g, y, a, axis=-1: g - exp(y) * g.sum(axis=axis, keepdims=True)])
+cross_entropies = primitive("cross_entropy", numerics.cross_entropy, keep="x", joint=lambda g, y, G, a, targets:
+                            (column(g) * (p_minus_one(a, targets) if G is None else G),))
+
 # ---- products ----------------------------------------------------------------------------------------------------
+dot = primitive("dot", numerics.dot, d=[lambda g, y, a, b: column(g) * b, lambda g, y, a, b: column(g) * a], keep="x")
 matmul = primitive("matmul", numerics.matmul,
                    d=[lambda g, y, a, b: times_b(g, a, b), lambda g, y, a, b: a_times(g, a, b)], keep="x")
 
@@ -59,6 +84,8 @@ reshape = primitive("reshape", lambda a, *, shape: a.reshape(shape),
                     d=[lambda g, y, a, shape: g.reshape(a)], keep="shape")
 transpose = primitive("transpose", lambda a, *, axes=None: a.transpose(axes),
                       d=[lambda g, y, a, axes=None: transpose(g, axes=inverse(axes))], keep="")
+joined = primitive("concat", numerics.concat, keep="shape",
+                   joint=lambda g, y, residual, *shapes, axis: parts(g, shapes, axis))
 astype = primitive("astype", lambda a, *, dtype: a.astype(dtype), d=[lambda g, y, a, dtype: g], keep="")  # cast back
 to = primitive("to", lambda a, *, device, home: to_device(a, device),
                d=[lambda g, y, a, device, home: to(g, device=home, home=device)], keep="")
@@ -96,6 +123,47 @@ def share(y, a, axis):
     y, a = array_of(y), array_of(a)
     top = (a == unreduced(y, a, axis)).astype(a.dtype)
     return top / top.sum(axis=axis, keepdims=True)
+
+
+def sign(a):
+    a = array_of(a)
+    return xp_of(a).sign(a)
+
+
+def larger(a, b):
+    """How much of the gradient of max(a, b) is a's: all, none, or half of it where they are equal."""
+    a, b = array_of(a), array_of(b)
+    dtype = (a if hasattr(a, "dtype") else b).dtype
+    return ((a > b) + 0.5 * (a == b)).astype(dtype)
+
+
+def within(a, low, high):
+    """1 where a clipped number is what it was, at the bounds too."""
+    a = array_of(a)
+    inside = a == a if low is None else a >= low
+    return inside if high is None else inside & (a <= high)
+
+
+def xp_of_both(a, b):
+    return xp_of(a if hasattr(a, "dtype") else b)
+
+
+def p_minus_one(logits, targets):
+    """softmax(s) − 1[· = t], each row's gradient of its cross-entropy, of tensors."""
+    t = targets.reshape(-1)
+    xp, n = xp_of(t), t.size
+    ones = put(xp.ones(n, logits.dtype), index=(xp.arange(n), t), shape=(n, logits.shape[-1]))
+    return softmax(logits) - ones.reshape(logits.shape)
+
+
+def parts(g, shapes, axis):
+    """The gradient of arrays put one behind the other, cut into theirs."""
+    found, at = [], 0
+    for shape in shapes:
+        axis %= len(shape)
+        found.append(g[(*(slice(None),) * axis, slice(at, at + shape[axis]))])
+        at += shape[axis]
+    return found
 
 
 def inverse(axes):
@@ -174,6 +242,84 @@ def as_index(a, ids):
     return ids if hasattr(ids, "dtype") else xp_of(array_of(a)).asarray(ids, dtype="int64" if ids in ([], ()) else None)
 
 
+def take_along_axis(a: Any, ids: Any, axis: int = -1) -> Any:
+    """y[i, j] = a[i, ids[i, j]] for the last axis, as in NumPy: a number of each row picked by the ids of that row.
+
+    ids: integers in [0, a.shape[axis]), with as many axes as a; the others are as long as a's, or 1.
+    """
+    ids, shape = as_index(a, ids), a.shape
+    if ids.ndim != len(shape):
+        raise ValueError(f"minigrad.take_along_axis: ids must have {len(shape)} axes, as a has, got {list(ids.shape)}")
+    axis = axis_in("take_along_axis", axis, len(shape))
+    check_ids("minigrad.take_along_axis: ids", ids, shape[axis])
+    xp, index = xp_of(ids), []
+    for i, n in enumerate(shape):
+        index.append(ids if i == axis else xp.arange(n).reshape([-1 if j == i else 1 for j in range(len(shape))]))
+    return getitem(a, tuple(index))
+
+
+# ---- functions that take their arguments in another form ---------------------------------------------------------
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """a where the condition holds, b elsewhere: an array of booleans, and tensors or numbers; all three broadcast."""
+    condition = array_of(condition)
+    if not hasattr(condition, "dtype"):
+        condition = xp_of_both(array_of(a), array_of(b)).asarray(condition)
+    return choose(a, b, condition=condition)
+
+
+def concat(tensors: Any, axis: int = 0) -> Any:
+    """The tensors one behind the other along an axis: of one shape but for that axis."""
+    tensors = several("concat", tensors)
+    return joined(*tensors, axis=axis_in("concat", axis, len(tensors[0].shape)))
+
+
+def stack(tensors: Any, axis: int = 0) -> Any:
+    """The tensors, all of one shape, side by side along a new axis."""
+    tensors = several("stack", tensors)
+    shape = tensors[0].shape
+    if any(t.shape != shape for t in tensors):
+        raise ValueError(
+            f"minigrad.stack: all must have one shape, got {', '.join(str(list(t.shape)) for t in tensors)}"
+        )
+    axis = axis_in("stack", axis, len(shape) + 1)
+    return joined(*(reshape(t, shape=(*shape[:axis], 1, *shape[axis:])) for t in tensors), axis=axis)
+
+
+def several(name: str, tensors: Any) -> list:
+    tensors = list(tensors) if isinstance(tensors, list | tuple) else []
+    if not tensors or not all(hasattr(t, "shape") for t in tensors):
+        raise TypeError(f"minigrad.{name}: expected a list of one or more tensors")
+    return tensors
+
+
+def axis_in(name: str, axis: int, ndim: int) -> int:
+    axis = whole(f"minigrad.{name}: axis", axis, -math.inf)
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"minigrad.{name}: axis must lie in {-ndim} to {ndim - 1}, got {axis}")
+    return axis % ndim
+
+
+def cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> Any:
+    """−log softmax(s)_t for each row s of `logits` (..., V) and its target t of `targets` (...), integers in [0, V).
+
+    A scalar, their "mean" or "sum", or with reduction="none" one number for each row. One operation: the gradient
+    softmax(s) − 1[· = t] is made along with the loss, and nothing else of the size of the logits is kept.
+    """
+    targets = as_index(logits, targets)
+    if not logits.ndim or targets.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"minigrad.cross_entropy: logits (..., V) need targets (...), "
+            f"got {signature(logits)} and {signature(targets)}"
+        )
+    check_ids("minigrad.cross_entropy: targets", targets, logits.shape[-1])
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'minigrad.cross_entropy: reduction must be "mean", "sum" or "none", got {reduction!r}')
+    losses = cross_entropies(logits, targets=targets.astype("int64"))  # a copy, if it is a buffer
+    return losses if reduction == "none" else {"mean": mean, "sum": sum}[reduction](losses)
+
+
 # ---- the operators of a tensor -----------------------------------------------------------------------------------
 
 
@@ -184,7 +330,7 @@ def _hang_on(tensor: type) -> None:
         setattr(tensor, f"__r{name}__", lambda a, b, f=f: f(b, a))
     tensor.__neg__, tensor.__pow__, tensor.__getitem__ = neg, power, getitem
     tensor.__rpow__ = lambda a, base: power(base, a)  # an error that says what to write instead
-    tensor.sum, tensor.mean, tensor.max, tensor.astype = sum, mean, max, astype
+    tensor.sum, tensor.mean, tensor.max, tensor.min, tensor.astype, tensor.__abs__ = sum, mean, max, min, astype, abs
     tensor.reshape = lambda a, *shape: reshape(a, shape=_shape(shape))
     tensor.transpose = lambda a, *axes: transpose(a, axes=_shape(axes) or None)
     tensor.to = lambda a, device: to(a, device=device, home=a.device)

@@ -117,13 +117,13 @@ def primitive(
     op = Op(name, forward, tuple(d), joint, keep, once)
     takes = inspect.signature(forward).parameters.values()
     options = [p.name for p in takes if p.kind is p.KEYWORD_ONLY]
-    arity = len(takes) - len(options)
+    arity = None if any(p.kind is p.VAR_POSITIONAL for p in takes) else len(takes) - len(options)  # None: any number
     if d and len(d) != arity:
         raise ValueError(f"minigrad.primitive({name!r}): {arity} arguments need {arity} rules, got {len(d)}")
     if keep == "other" and not (d and arity == 2):
         raise ValueError(f'minigrad.primitive({name!r}): keep="other" is for two arguments with a rule for each')
     apply = general(op, arity, options)
-    if d and not options and arity <= 2 and keep != "shape":
+    if d and not options and arity in (1, 2) and keep != "shape":
         apply = (unary if arity == 1 else binary)(op, apply)
         op.plain = arity
     apply.__name__, apply.__qualname__ = name, f"minigrad.{name}"
@@ -133,13 +133,15 @@ def primitive(
     return apply
 
 
-def general(op: Op, arity: int, options: list[str]) -> Callable:
+def general(op: Op, arity: int | None, options: list[str]) -> Callable:
     """An operation with any number of arguments and options."""
     name, forward, keep = op.name, op.forward, op.keep
-    keep_x, keep_y, nothing = keep in ("x", "xy", "other"), "y" in keep, (None,) * arity
+    keep_x, keep_y = keep in ("x", "xy", "other"), "y" in keep
 
     def apply(*args, **params):
-        if len(args) != arity:  # options may be given by position too: sum(x, 0) is sum(x, axis=0)
+        if (
+            arity is not None and len(args) != arity
+        ):  # options may be given by position too: sum(x, 0) is sum(x, axis=0)
             if not arity < len(args) <= arity + len(options):
                 raise TypeError(f"minigrad.{name}: expected {arity} arguments{listed(options)}, got {len(args)}")
             by_position = dict(zip(options, args[arity:], strict=False))
@@ -161,6 +163,7 @@ def general(op: Op, arity: int, options: list[str]) -> Callable:
         if y.dtype is not dtype and y.dtype.kind == "f" and "dtype" not in params:
             y = y.astype("float32" if dtype.kind in "iub" else dtype)
         parents = tuple([a._node or (a if a.requires_grad else None) if type(a) is Tensor else None for a in args])
+        nothing = (None,) * len(args)
         needed = parents != nothing and y.dtype.kind in "fc"  # integers have no gradient
         watch = state.watch if _special else None
         if needed and (not _special or state.recording):

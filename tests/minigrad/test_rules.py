@@ -11,6 +11,7 @@ from minigrad import rules
 from minigrad.check import NotDifferentiable, check_grads, tensors
 
 pytestmark = pytest.mark.engine
+CORNERS = ("max", "min", "maximum", "minimum", "abs", "relu", "clip", "clip from below")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -20,7 +21,7 @@ def test_a_rule_is_the_derivative_to_second_order(case, data):
     try:
         case.check(args)
     except NotDifferentiable:
-        assert case.name == "max", "only a maximum has corners"
+        assert case.name in CORNERS
 
 
 def test_every_primitive_is_checked():
@@ -44,10 +45,63 @@ def test_the_gradient_of_a_copy_to_the_cpu_comes_back():
     assert x.grad.tolist() == [3.0, 3.0]
 
 
-def test_a_maximum_among_equals_shares_its_gradient():
+@pytest.mark.parametrize("f", [lambda x: x.max(), lambda x: -(-x).min()], ids=["max", "min"])
+def test_a_maximum_among_equals_shares_its_gradient(f):
     x = mg.param([2.0, 5.0, 5.0])
-    x.max().backward()
+    f(x).backward()
     assert x.grad.tolist() == [0.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("f", [mg.maximum, mg.minimum], ids=lambda f: f.__name__)
+def test_of_two_equal_numbers_each_has_half_of_the_gradient(f):
+    x = mg.param([1.0, 2.0])
+    f(x, 2.0).sum().backward()
+    assert x.grad.tolist() == [0.0 if f is mg.maximum else 1.0, 0.5]
+
+
+def test_at_its_corner_relu_has_the_slope_0_and_clip_lets_the_gradient_through():
+    x = mg.param([-1.0, 0.0, 1.0])
+    mg.relu(x).sum().backward()
+    assert x.grad.tolist() == [0.0, 0.0, 1.0]
+    x.grad = None
+    mg.clip(x, 0.0, 0.5).sum().backward()
+    assert x.grad.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_where_stops_what_is_not_finite_on_the_side_not_taken():
+    x = mg.param([0.0, 4.0])
+    with mg.backend.quiet():
+        y = mg.where(x.data > 0, mg.log(x), 0.0)
+        y.sum().backward()
+    assert y.data.tolist() == [0.0, np.float32(np.log(4.0))]
+    assert x.grad[1] == 0.25 and np.isnan(x.grad[0]), "0 · ∞: choose the argument of log, not its result, to avoid it"
+
+
+@given(tensors((3, 4)), st.sampled_from(["mean", "sum", "none"]))
+def test_cross_entropy_is_what_its_parts_say(logits, reduction):
+    targets = np.array([3, 0, 3])
+    parts = mg.logsumexp(logits, axis=1) - mg.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
+    composed = {"mean": parts.mean(), "sum": parts.sum(), "none": parts}[reduction]
+    fused = mg.cross_entropy(logits, targets, reduction=reduction)
+    assert np.allclose(fused.data, composed.data, rtol=1e-13, atol=1e-13)
+    seed = np.ones(composed.shape) * 1.7
+    (one,), (other,) = (mg.grad(loss, [logits], seed) for loss in (fused, composed))
+    assert np.allclose(one, other, rtol=1e-13, atol=1e-13)
+
+
+def test_softmax_and_cross_entropy_are_right_far_from_zero():
+    logits = mg.param([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]])
+    loss = mg.cross_entropy(logits, [1, 0], reduction="none")
+    assert np.allclose(loss.data, [2e4, np.log(3.0)], rtol=1e-6)
+    assert np.allclose(mg.softmax(logits).data, [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
+    assert np.allclose(mg.log_softmax(logits).data, [[0, -2e4, -1e4], [-np.log(3.0)] * 3], rtol=1e-6)
+
+
+def test_cross_entropy_takes_any_axes_before_the_last():
+    logits = mg.param(np.arange(24.0).reshape(2, 3, 4) ** 0.5)
+    targets = np.array([[0, 1, 2], [3, 3, 0]])
+    flat = mg.cross_entropy(logits.reshape(6, 4), targets.reshape(-1), reduction="none")
+    assert (mg.cross_entropy(logits, targets, reduction="none").data.reshape(-1) == flat.data).all()
 
 
 @given(tensors((2, 3)), tensors((2, 3)))
@@ -108,6 +162,24 @@ def test_logsumexp_of_large_numbers_and_of_nothing():
         (lambda a, b: a + "1", TypeError, r"minigrad.add\(float32\[2, 3\], str\)"),
         (lambda a, b: a * a.astype("float64"), TypeError, r"minigrad.mul\(float32.*float64.*different precisions"),
         (lambda a, b: mg.exp(a, 1), TypeError, r"minigrad.exp\(\) takes 1 positional argument but 2 were given"),
+        (
+            lambda a, b: mg.cross_entropy(a, [0, 3]),
+            IndexError,
+            r"minigrad.cross_entropy: targets must lie in \[0, 3\), got 3",
+        ),
+        (lambda a, b: mg.cross_entropy(a, [0, -1]), IndexError, r"minigrad.cross_entropy: targets .* got -1"),
+        (lambda a, b: mg.cross_entropy(a, [0.0, 1.0]), TypeError, r"minigrad.cross_entropy: targets must be integers"),
+        (lambda a, b: mg.cross_entropy(a, [0]), ValueError, r"minigrad.cross_entropy: logits \(..., V\) need targets"),
+        (lambda a, b: mg.cross_entropy(a, [0, 1], "avg"), ValueError, 'reduction must be "mean", "sum" or "none"'),
+        (lambda a, b: mg.concat([]), TypeError, "minigrad.concat: expected a list of one or more tensors"),
+        (lambda a, b: mg.concat([a, b], 2), ValueError, "minigrad.concat: axis must lie in -2 to 1, got 2"),
+        (lambda a, b: mg.concat([a, b]), ValueError, r"minigrad.concat\(float32\[2, 3\], float32\[4, 5\]\)"),
+        (lambda a, b: mg.stack([a, b]), ValueError, r"minigrad.stack: all must have one shape, got \[2, 3\], \[4, 5\]"),
+        (lambda a, b: mg.dot(a, b), ValueError, "the last axes of both must be equally long"),
+        (lambda a, b: mg.where([1, 0, 1], a, a), TypeError, "the condition must be an array of booleans, got int64"),
+        (lambda a, b: mg.clip(a, 2.0, 1.0), ValueError, "low must not exceed high"),
+        (lambda a, b: mg.take_along_axis(a, [0, 1]), ValueError, "ids must have 2 axes"),
+        (lambda a, b: mg.take_along_axis(a, [[3], [0]]), IndexError, r"ids must lie in \[0, 3\), got 3"),
         (lambda a, b: a[:0].mean(), ValueError, r"minigrad.mean\(float32\[0, 3\]\): the mean of nothing"),
     ],
 )
