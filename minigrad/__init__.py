@@ -3,9 +3,10 @@
 Begin with `tensor.py`, then `tape.py` and `walk.py` (there and back), then `rules.py` (the calculus).
 """
 
-from . import backend, check, optim, rules
+from . import backend, check, debug, optim, rules
 from .backend import get_device, set_device, to_cpu, to_gpu
 from .check import check_grads
+from .debug import anomaly, graph
 from .rng import Key
 from .rows import Rows
 from .rules import (
@@ -49,7 +50,7 @@ from .rules import (
     where,
 )
 from .tape import no_grad, primitive
-from .tensor import Tensor, param, tensor
+from .tensor import Tensor, from_dlpack, param, tensor
 from .walk import grad
 
 __version__ = "0.1.0"

@@ -145,6 +145,16 @@ def asarray(data: Any, dtype: Any = None) -> type_of_array:
     return xp().asarray(data, dtype=dtype)
 
 
+def from_dlpack(array: Any) -> type_of_array:
+    """The memory of another library's array as one of NumPy or CuPy, by where it lies: no copy."""
+    kind, _ = array.__dlpack_device__()
+    if kind not in (1, 2):  # kDLCPU, kDLCUDA
+        raise DeviceError(
+            f"minigrad.from_dlpack: expected an array on the CPU or on a CUDA GPU, got device type {kind}"
+        )
+    return (np if kind == 1 else _cupy()).from_dlpack(array)
+
+
 def to_cpu(array: type_of_array) -> np.ndarray:
     """`array` in main memory, as NumPy's; the same object if it lies there already."""
     return np.asarray(array) if xp_of(array) is np else array.get()

@@ -94,6 +94,19 @@ class Tensor:
         """The values as a NumPy array in main memory; the tensor's own memory if it lies there."""
         return backend.to_cpu(self._data)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None):
+        """np.asarray(tensor): the tensor's own memory, without history; of a tensor on a GPU write `.numpy()`."""
+        if self.device != "cpu":
+            raise TypeError(f"minigrad.Tensor: this tensor is on {self.device}; .numpy() copies it to the CPU")
+        return backend.xp_of(self._data).array(self._data, dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **options: Any):
+        """DLPack: torch.from_dlpack(tensor), jax.numpy.from_dlpack(tensor) and so on share the tensor's memory."""
+        return backend.xp_of(self._data).asarray(self._data).__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return backend.xp_of(self._data).asarray(self._data).__dlpack_device__()
+
     def item(self) -> float:
         """The value of a tensor with one element."""
         if self.size != 1:
@@ -177,6 +190,16 @@ def tensor(data: Any, *, dtype: Any = None, device: str | None = None, requires_
     if dtype is not None or not hasattr(data, "dtype"):
         array = array.astype(dtype or "float32", copy=False)
     return Tensor(array if device is None else backend.to_device(array, device), requires_grad)
+
+
+def from_dlpack(array: Any) -> Tensor:
+    """A tensor that shares the memory of another library's array (torch, JAX, CuPy …), on the device where it is.
+
+    A torch tensor that requires a gradient must be detached first.
+    """
+    if not hasattr(array, "__dlpack__"):
+        raise TypeError(f"minigrad.from_dlpack: expected an array that speaks DLPack, got {type(array).__name__}")
+    return Tensor(backend.from_dlpack(array))
 
 
 def param(data: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:

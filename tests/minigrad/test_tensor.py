@@ -186,3 +186,32 @@ def test_a_gpu_that_is_not_there_is_a_clear_error():
 def test_an_unknown_device_is_a_clear_error(device):
     with pytest.raises(mg.backend.DeviceError, match=r'expected "cpu", "gpu" or "gpu:N"'):
         mg.set_device(device)
+
+
+# ---- other libraries ------------------------------------------------------------------------------------------------
+
+
+def test_numpy_sees_the_tensors_own_memory():
+    t = mg.param(np.arange(3.0))
+    seen = np.asarray(t)
+    seen[0] = 5.0
+    assert t.data[0] == 5.0
+    assert np.asarray(t, dtype="float32").dtype == "float32"
+    assert not np.shares_memory(np.array(t, copy=True), t.data)
+    assert np.allclose(t, [5.0, 1.0, 2.0])
+
+
+def test_dlpack_shares_memory_both_ways():
+    t = mg.param(np.arange(3.0))
+    out = np.from_dlpack(t)
+    t.data += 1.0
+    assert out.tolist() == [1.0, 2.0, 3.0]
+    array = np.zeros(2, "float32")
+    back = mg.from_dlpack(array)
+    array[0] = 7.0
+    assert back.data.tolist() == [7.0, 0.0] and back.dtype == "float32" and not back.requires_grad
+
+
+def test_from_dlpack_says_what_it_takes():
+    with pytest.raises(TypeError, match=r"minigrad\.from_dlpack: expected an array that speaks DLPack, got list"):
+        mg.from_dlpack([1.0])

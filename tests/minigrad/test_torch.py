@@ -22,6 +22,13 @@ UNARY = {
     "sum and back": lambda lib, a: a + a.sum(),
     "mean": lambda lib, a: a - a.mean(),
     "flat and back": lambda lib, a: a.reshape(-1).reshape(a.shape),
+    "relu": lambda lib, a: lib.relu(a - 0.1),
+    "abs": lambda lib, a: abs(a + 0.2) * a,
+    "log1p of a²": lambda lib, a: lib.log1p(a * a),
+    "expm1 of tanh": lambda lib, a: lib.expm1(lib.tanh(a)),
+    "sqrt of 1 + a²": lambda lib, a: lib.sqrt(1.0 + a * a),
+    "softmax": lambda lib, a: softmax(lib, a.reshape(-1)).reshape(a.shape),
+    "two halves": lambda lib, a: (mg.concat if lib is mg else lib.cat)([a.reshape(-1), 2.0 * a.reshape(-1)]).sum() * a,
     "first of all": lambda lib, a: a + a.reshape(-1)[0],
     "every other": lambda lib, a: a * a.reshape(-1)[:1] if a.ndim else a,
     "itself transposed": lambda lib, a: (a.reshape(-1, 1) @ a.reshape(1, -1)).sum() * a,
@@ -41,6 +48,10 @@ def logsigmoid(lib, a):
 
 def logsumexp(lib, a):
     return mg.logsumexp(a, axis=0) if lib is mg else lib.logsumexp(a, dim=0)
+
+
+def softmax(lib, a):
+    return mg.softmax(a, axis=0) if lib is mg else lib.softmax(a, dim=0)
 
 
 def evaluate(lib, program, values):
@@ -77,3 +88,29 @@ def test_random_expressions_have_torchs_gradients_to_second_order(xs, program):
             g = np.zeros(()) if g is None else g
             g_torch = np.zeros(()) if g_torch is None else g_torch.numpy()
             assert np.allclose(g, g_torch, rtol=1e-6, atol=1e-8)
+
+
+def test_cross_entropy_is_torchs():
+    torch = pytest.importorskip("torch")
+    logits = mg.param(mg.Key(0).normal((5, 7)) * 30.0)
+    targets = np.array([0, 6, 3, 3, 1])
+    theirs = torch.tensor(logits.data, requires_grad=True)
+    for reduction in ("mean", "sum"):
+        ours = mg.cross_entropy(logits, targets, reduction)
+        other = torch.nn.functional.cross_entropy(theirs, torch.tensor(targets), reduction=reduction)
+        logits.grad = theirs.grad = None
+        ours.backward()
+        other.backward()
+        assert np.isclose(ours.item(), other.item(), rtol=1e-6)
+        assert np.allclose(logits.grad, theirs.grad.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_torch_and_a_tensor_share_memory_by_dlpack():
+    torch = pytest.importorskip("torch")
+    t = mg.tensor([1.0, 2.0])
+    there = torch.from_dlpack(t)
+    there[0] = 5.0
+    assert t.data.tolist() == [5.0, 2.0]
+    back = mg.from_dlpack(torch.arange(3.0))
+    assert back.data.tolist() == [0.0, 1.0, 2.0]
+    assert mg.tensor(torch.arange(3.0)).dtype == "float32"
