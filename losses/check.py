@@ -21,9 +21,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .suites import Chapter, Lesson, negative
+from .suites import Chapter, Lesson, negative, softmax
 
-CHAPTERS = {chapter.name: chapter for chapter in (negative.CHAPTER,)}
+CHAPTERS = {chapter.name: chapter for chapter in (softmax.CHAPTER, negative.CHAPTER)}
 
 
 class CannotCheck(Exception):
