@@ -3,7 +3,7 @@
 Begin with `tensor.py`, then `tape.py` and `walk.py` (there and back), then `rules.py` (the calculus).
 """
 
-from . import backend, check, debug, optim, rules
+from . import backend, check, debug, nn, optim, rules, storage
 from .backend import get_device, set_device, to_cpu, to_gpu
 from .check import check_grads
 from .debug import anomaly, graph
@@ -20,6 +20,7 @@ from .rules import (
     dot,
     exp,
     expm1,
+    linear,
     log,
     log1p,
     log_softmax,
@@ -49,6 +50,7 @@ from .rules import (
     transpose,
     where,
 )
+from .storage import load, save
 from .tape import no_grad, primitive
 from .tensor import Tensor, from_dlpack, param, tensor
 from .walk import grad

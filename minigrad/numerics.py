@@ -123,6 +123,16 @@ def clip(a, *, low=None, high=None):
     return a if low is None and high is None else xp_of(a).clip(a, low, high)
 
 
+def linear(x, weight, bias):
+    """x Wᵀ + b: x (..., n), weight (m, n), bias (m,) or a number -> (..., m)."""
+    if getattr(weight, "ndim", 0) != 2 or not getattr(x, "ndim", 0) or x.shape[-1] != weight.shape[1]:
+        raise ValueError("expected x (..., n) and weight (m, n)")
+    y = x @ weight.T
+    if not isinstance(bias, float):
+        y += bias
+    return y
+
+
 def matmul(a, b):
     """a @ b: of matrices, of a matrix and a vector, of two vectors, of batches of matrices."""
     if not getattr(a, "ndim", 0) or not getattr(b, "ndim", 0):

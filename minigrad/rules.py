@@ -74,6 +74,10 @@ cross_entropies = primitive("cross_entropy", numerics.cross_entropy, keep="x", j
 
 # ---- products ----------------------------------------------------------------------------------------------------
 dot = primitive("dot", numerics.dot, d=[lambda g, y, a, b: column(g) * b, lambda g, y, a, b: column(g) * a], keep="x")
+linear = primitive("linear", numerics.linear, keep="x",
+                   d=[lambda g, y, x, W, b: g @ W,
+                      lambda g, y, x, W, b: table(g).T @ table(x),
+                      lambda g, y, x, W, b: g])
 matmul = primitive("matmul", numerics.matmul,
                    d=[lambda g, y, a, b: times_b(g, a, b), lambda g, y, a, b: a_times(g, a, b)], keep="x")
 
@@ -187,6 +191,11 @@ def a_times(g, a, b):
     if a.ndim == 1:
         return column(a) * g.reshape((*g.shape[:-1], 1, g.shape[-1]))
     return flipped(a) @ g
+
+
+def table(a):
+    """(..., n) as (m, n)."""
+    return a if a.ndim == 2 else a.reshape((-1, a.shape[-1]))
 
 
 def column(g):

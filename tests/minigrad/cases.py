@@ -47,6 +47,9 @@ products = st.one_of(
 )
 lasts = st.sampled_from([((3,), (3,)), ((2, 3), (2, 3)), ((2, 1, 3), (2, 3)), ((3,), (2, 3))])
 apart = broadcastable(2).filter(lambda ab: np.abs(ab[0].data - ab[1].data).min(initial=1.0) > 1e-3)
+affine = st.sampled_from([(2,), (3, 2), (2, 3, 2)]).flatmap(
+    lambda shape: st.tuples(tensors(shape), tensors((4, 2)), tensors((4,)))
+)
 axes = st.sampled_from([None, 0, 1, -1, (0, 1), (1,), (0, -1)])
 grids = tensors(min_dims=2, max_dims=3)
 
@@ -144,6 +147,8 @@ CASES = [
     ),
     Case("take_along_axis", rules.pick, lambda a, ids, axis: mg.take_along_axis(a, ids, axis) ** 2, picks()),
     Case("matmul", rules.matmul, lambda a, b: a @ b, products),
+    Case("linear", rules.linear, lambda x, w, b: rules.linear(x, w, b) ** 2, affine),
+    Case("linear without a bias", rules.linear, lambda x, w, b: rules.linear(x, w, 0.0), affine),
     Case("broadcast_to", rules.broadcast_to, lambda a: mg.broadcast_to(a * a, (2, 2, 3)), one(shape=(2, 1))),
     Case("reshape", rules.reshape, lambda a: (a * a).reshape(-1), one()),
     Case(

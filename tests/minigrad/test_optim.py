@@ -11,7 +11,7 @@ from minigrad import kernels
 
 pytestmark = pytest.mark.engine
 
-OPTIMISERS = [mg.optim.SGD, mg.optim.Adagrad]
+OPTIMISERS = [mg.optim.SGD, mg.optim.Adagrad]  # for which leaving rows alone is exact
 
 
 def steps_of_rows(v=5, d=2):
@@ -129,10 +129,217 @@ def test_a_parabola_is_descended(optimiser):
         (lambda: mg.optim.SGD([mg.param([1.0]) * 2.0], 0.1), ValueError, "leaf tensors"),
         (lambda: mg.optim.Adagrad([], 0.1), ValueError, "nothing to optimise"),
         (lambda: mg.optim.SGD([mg.param([1.0])] * 2, 0.1), ValueError, "listed twice"),
-        (lambda: mg.optim.Adagrad([mg.param([1.0])], 0.0), ValueError, "lr must be positive, got 0.0"),
+        (lambda: mg.optim.Adagrad([mg.param([1.0])], 0.0), ValueError, "lr must be positive and finite, got 0.0"),
         (lambda: mg.optim.SGD([mg.param([1.0])], float("nan")), ValueError, "lr must be positive"),
     ],
 )
 def test_an_optimiser_that_could_not_work_is_refused(make, error, says):
     with pytest.raises(error, match=says):
         make()
+
+
+# ---- momentum and Adam ---------------------------------------------------------------------------------------------
+
+
+def test_momentum_by_hand():
+    w = mg.param(np.array([0.0]))
+    sgd = mg.optim.SGD([w], lr=1.0, momentum=0.5)
+    for gradient, then in ((4.0, -4.0), (0.0, -6.0), (1.0, -8.0)):  # v = 4, 2, 2
+        w.grad = np.array([gradient])
+        sgd.step()
+        assert w.data[0] == then
+
+
+def test_adams_first_step_is_lr_whatever_the_size_of_the_gradient():
+    """m̂ = g and v̂ = g² after one step: the division by 1 − βᵗ makes up for averages that began at zero."""
+    w = mg.param(np.zeros(3))
+    w.grad = np.array([1e-3, -1.0, 1e3])
+    mg.optim.Adam([w], lr=0.1, eps=0.0).step()
+    assert np.allclose(w.data, [-0.1, 0.1, -0.1], rtol=1e-14)
+
+
+MOVING = [lambda w, **o: mg.optim.SGD(w, lr=0.1, momentum=0.9), lambda w, **o: mg.optim.Adam(w, lr=0.1, **o)]
+
+
+@pytest.mark.parametrize("make", MOVING, ids=["momentum", "adam"])
+def test_lazy_rows_are_exact_when_every_row_is_looked_up(make):
+    by_rows, dense = mg.param(np.ones((3, 2))), mg.param(np.ones((3, 2)))
+    first, second = make([by_rows]), make([dense])
+    for step in range(4):
+        dense.grad = mg.Key(step).normal((3, 2), "float64")
+        by_rows.grad = mg.Rows(np.array([2, 0, 1]), dense.grad[[2, 0, 1]], (3, 2))
+        first.step()
+        second.step()
+    assert np.allclose(by_rows.data, dense.data, rtol=1e-14)
+
+
+@pytest.mark.parametrize("make", MOVING, ids=["momentum", "adam"])
+def test_lazy_rows_stand_still_while_they_are_not_looked_up(make):
+    w = mg.param(np.ones((3, 2)))
+    optimiser = make([w])
+    for ids in ([0, 1], [1, 2], [1, 1]):
+        before = w.data.copy()
+        w.grad = mg.Rows(np.array(ids), np.ones((2, 2)), (3, 2))
+        optimiser.step()
+        untouched = sorted({0, 1, 2} - set(ids))
+        assert (w.data[untouched] == before[untouched]).all() and (w.data[ids] != before[ids]).all()
+
+
+def test_step_5_what_lazy_adam_leaves_out():
+    """A row with one gradient and then n steps without: exact Adam goes on by the sum (5), lazy Adam stays."""
+    n, lr, first, second, eps = 5, 0.1, 0.9, 0.999, 1e-8
+    rows = {lazy: mg.param(np.zeros((2, 1))) for lazy in (True, False)}
+    adams = {lazy: mg.optim.Adam([w], lr=lr, lazy=lazy) for lazy, w in rows.items()}
+    for lazy, w in rows.items():
+        for step in range(1 + n):
+            w.grad = mg.Rows(np.array([1 if step else 0]), np.array([[2.0]]), (2, 1))
+            adams[lazy].step()
+    m, v = (1 - first) * 2.0, (1 - second) * 4.0  # after the one step that looked it up
+    went_on = sum(
+        lr * first**j * m / (1 - first ** (1 + j)) / (np.sqrt(second**j * v / (1 - second ** (1 + j))) + eps)
+        for j in range(1, n + 1)
+    )
+    assert np.isclose(rows[True].data[0, 0], -lr)
+    assert np.isclose(rows[False].data[0, 0], -lr - went_on) and went_on > 2 * lr
+    assert np.isclose(adams[False].mean[0][0, 0], first**n * m) and np.isclose(adams[True].mean[0][0, 0], m)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("make", [*OPTIMISERS, mg.optim.Adam, lambda w, lr: mg.optim.SGD(w, lr, momentum=0.9)])
+def test_the_kernels_give_the_bits_of_the_array_code(make, rows, dtype, monkeypatch):
+    def trained():
+        w = mg.param(mg.Key(0).normal((100, 64), dtype))
+        optimiser = make([w], lr=0.1)
+        for step in range(3):
+            g = mg.Key(1).fold(step).normal((100, 64), dtype)
+            w.grad = mg.Rows(np.arange(100)[::-1].copy(), g, (100, 64)) if rows else g
+            optimiser.step()
+        return w.data
+
+    by_kernel = trained()
+    monkeypatch.setattr("minigrad.optim.worth_a_kernel", lambda out, values: False)
+    monkeypatch.setattr("minigrad.rows.worth_a_kernel", lambda out, values: False)
+    assert (by_kernel == trained()).all()
+
+
+# ---- states --------------------------------------------------------------------------------------------------------
+
+EVERY = [
+    lambda w: mg.optim.SGD(w, lr=0.1),
+    lambda w: mg.optim.SGD(w, lr=0.1, momentum=0.9),
+    lambda w: mg.optim.Adagrad(w, lr=0.1),
+    lambda w: mg.optim.Adam(w, lr=0.1),
+]
+
+
+@pytest.mark.parametrize("make", EVERY)
+def test_a_state_put_back_goes_on_to_the_bit(make):
+    def gradient(step):
+        return mg.Key(step).normal((3, 2))
+
+    unbroken, first, second = (mg.param(np.ones((3, 2), "float32")) for _ in range(3))
+    optimiser, before = make([unbroken]), make([first])
+    for step in range(6):
+        unbroken.grad = gradient(step)
+        optimiser.step()
+        if step < 3:
+            first.grad = gradient(step)
+            before.step()
+    after = make([second])
+    second.data, after_state = first.data, before.state_dict()
+    after.load_state_dict(after_state)
+    for step in range(3, 6):
+        second.grad = gradient(step)
+        after.step()
+    assert (second.data == unbroken.data).all() and after.steps == optimiser.steps
+
+
+def test_a_state_that_does_not_fit_changes_nothing_and_every_fault_is_listed():
+    adam, other = mg.optim.Adam([mg.param([1.0, 2.0])]), mg.optim.Adagrad([mg.param([1.0])], lr=0.5)
+    with pytest.raises(
+        ValueError, match=r"mean.0 is missing; square.0 is missing; sums.0 is unexpected; steps must"
+    ) as e:
+        adam.load_state_dict(other.state_dict() | {"steps": np.array([1, 2])})
+    assert "steps must have shape [1], got [2]" in str(e.value)
+    assert adam.lr == 1e-3 and adam.steps == [0]
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda w: mg.optim.SGD(w, 0.1, momentum=1.0), "SGD: momentum must be at least 0.0 and below 1.0, got 1.0"),
+        (lambda w: mg.optim.Adam(w, betas=(0.9, -0.1)), "Adam: betas must be at least 0.0 and below 1.0, got -0.1"),
+        (lambda w: mg.optim.Adam(w, betas=(0.9,)), "Adam: betas must be two numbers"),
+        (lambda w: mg.optim.Adam(w, eps=-1.0), "Adam: eps must be at least 0.0, got -1.0"),
+        (lambda w: mg.optim.Adam(w, lr=float("inf")), "Adam: lr must be positive and finite, got inf"),
+    ],
+)
+def test_options_out_of_range_are_named(make, says):
+    with pytest.raises(ValueError, match=says):
+        make([mg.param([1.0])])
+
+
+# ---- sabotage ------------------------------------------------------------------------------------------------------
+
+
+def wrong_adam(monkeypatch, change):
+    right = mg.optim.Adam._numbers
+
+    def numbers(self, i):
+        return change(*right(self, i))
+
+    monkeypatch.setattr(mg.optim.Adam, "_numbers", numbers)
+
+
+def test_adam_without_its_corrections_is_killed(monkeypatch):
+    wrong_adam(monkeypatch, lambda f, rf, s, rs, lr, unbias, eps: (f, rf, s, rs, 0.1, 1.0, eps))
+    with pytest.raises(AssertionError):
+        test_adams_first_step_is_lr_whatever_the_size_of_the_gradient()
+
+
+def test_adam_with_rows_that_decay_is_killed(monkeypatch):
+    monkeypatch.setattr(mg.optim.Adam, "_update_rows", lambda self, i, w, g: self._update(i, w, g.dense()))
+    with pytest.raises(AssertionError):
+        test_step_5_what_lazy_adam_leaves_out()
+
+
+def test_momentum_that_weighs_the_gradient_is_killed(monkeypatch):
+    def damped(self, i, w, g):
+        v = self.velocity[i]
+        v[:] = self.momentum * v + (1 - self.momentum) * g
+        w -= self.lr * v
+
+    monkeypatch.setattr(mg.optim.SGD, "_update", damped)
+    with pytest.raises(AssertionError):
+        test_momentum_by_hand()
+
+
+# ---- an independent oracle -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", ["momentum", "adagrad", "adam", "lazy adam"])
+def test_the_optimisers_are_torchs(name):
+    torch = pytest.importorskip("torch")
+    start = mg.Key(0).normal((6, 3), "float64")
+    w, theirs = mg.param(start), torch.tensor(start, requires_grad=True)
+    ours, other = {
+        "momentum": lambda: (mg.optim.SGD([w], 0.1, momentum=0.9), torch.optim.SGD([theirs], 0.1, momentum=0.9)),
+        "adagrad": lambda: (mg.optim.Adagrad([w], 0.1), torch.optim.Adagrad([theirs], 0.1)),
+        "adam": lambda: (mg.optim.Adam([w], 0.1), torch.optim.Adam([theirs], 0.1)),
+        "lazy adam": lambda: (mg.optim.Adam([w], 0.1), torch.optim.SparseAdam([theirs], 0.1)),
+    }[name]()
+    for step in range(5):
+        ids, values = mg.Key(step).integers(0, 6, 4), mg.Key(step).fold(1).normal((4, 3), "float64")
+        rows = mg.Rows(ids, values, (6, 3))
+        if name == "lazy adam":
+            w.grad = rows
+            at = torch.tensor(ids)[None]
+            theirs.grad = torch.sparse_coo_tensor(at, torch.tensor(values), (6, 3), check_invariants=True)
+        else:
+            w.grad, theirs.grad = rows.dense(), torch.tensor(rows.dense())
+        ours.step()
+        other.step()
+    # SparseAdam adds ε to √v where Adam, here as there, adds it to √v̂
+    assert np.allclose(w.data, theirs.detach().numpy(), rtol=1e-6 if name == "lazy adam" else 1e-9, atol=1e-12)
