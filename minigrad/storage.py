@@ -70,7 +70,7 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         with zipfile.ZipFile(path) as members:
             if NOTES not in members.namelist():
-                raise StorageError(f"minigrad.load: {path} has no {NOTES} in it: minigrad.save did not write it")
+                raise StorageError(f"minigrad.load: {path} holds no {NOTES}: minigrad.save did not write it")
             said = json.loads(members.read(NOTES))
             if said["version"] != VERSION:
                 raise StorageError(
