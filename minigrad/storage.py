@@ -23,6 +23,18 @@ from .tensor import Tensor
 
 VERSION = 1
 NOTES = "minigrad.json"
+DAMAGE = (  # what a zip that isn't whole may end in
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+    MemoryError,
+)
 
 
 class StorageError(ValueError):
@@ -61,29 +73,30 @@ def save(path: str | Path, arrays: Mapping[str, Any], notes: Mapping[str, Any] |
 
 
 def load(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays that `save` wrote, by name, in main memory. StorageError for a file that isn't whole, or isn't ours."""
+    """The arrays that `save` wrote, by name, in main memory; `StorageError` for a file that isn't whole, or not ours."""
     return read(path)[0]
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays, and the notes that were saved with them."""
-    try:
-        with zipfile.ZipFile(path) as members:
-            if NOTES not in members.namelist():
-                raise StorageError(f"minigrad.load: {path} holds no {NOTES}: minigrad.save did not write it")
-            said = json.loads(members.read(NOTES))
-            if said["version"] != VERSION:
-                raise StorageError(
-                    f"minigrad.load: {path} has layout {said['version']}, and this minigrad reads layout {VERSION}"
-                )
-            names = [name for name in members.namelist() if name != NOTES]
-            return {name.removesuffix(".npy"): _array(members, name) for name in names}, said["notes"]
-    except StorageError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise StorageError(
-            f"minigrad.load: {path} is cut short, damaged or no file of minigrad.save: {error}"
-        ) from error
+    with Path(path).open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as members:
+                if NOTES not in members.namelist():
+                    raise StorageError(f"minigrad.load: {path} holds no {NOTES}: minigrad.save did not write it")
+                said = json.loads(members.read(NOTES))
+                if said["version"] != VERSION:
+                    raise StorageError(
+                        f"minigrad.load: {path} has layout {said['version']}, and this minigrad reads layout {VERSION}"
+                    )
+                names = [name for name in members.namelist() if name != NOTES]
+                return {name.removesuffix(".npy"): _array(members, name) for name in names}, said["notes"]
+        except StorageError:
+            raise
+        except DAMAGE as error:
+            raise StorageError(
+                f"minigrad.load: {path} is cut short, damaged or no file of minigrad.save: {error}"
+            ) from error
 
 
 def _array(members: zipfile.ZipFile, name: str) -> np.ndarray:
