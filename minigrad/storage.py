@@ -1,8 +1,8 @@
 """Named arrays in a file: whole or not at all, and never a pickle, which could run a stranger's code.
 
 The file is NumPy's own .npz, a zip with an array in .npy format for each name, so `numpy.load` opens it too. Beside
-them it holds `minigrad.json`: the version of this layout, and what else was to be noted. A zip has a checksum for each
-of its members: a file cut short or a flipped bit is noticed, not computed with.
+them it holds `minigrad.json`: the version of this layout, the names, and what else was to be noted. A zip has a
+checksum for each of its members: a file cut short or a flipped bit is noticed, not computed with.
 
 It is written beside its place, forced to the disk, and then renamed: whoever is interrupted keeps the old file.
 """
@@ -55,7 +55,7 @@ def save(path: str | Path, arrays: Mapping[str, Any], notes: Mapping[str, Any] |
         if array.dtype.kind not in "biufc":
             raise TypeError(f"minigrad.save: {name} must hold numbers, got {array.dtype}")
         kept[name] = array
-    text = json.dumps({"version": VERSION, "notes": dict(notes or {})}, allow_nan=False)
+    text = json.dumps({"version": VERSION, "names": list(kept), "notes": dict(notes or {})}, allow_nan=False)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with beside.open("xb") as file:
@@ -73,7 +73,7 @@ def save(path: str | Path, arrays: Mapping[str, Any], notes: Mapping[str, Any] |
 
 
 def load(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays that `save` wrote, by name, in main memory; `StorageError` for a file that isn't whole, or not ours."""
+    """The arrays that `save` wrote, by name, in main memory. StorageError for a file that isn't whole, or not ours."""
     return read(path)[0]
 
 
@@ -89,8 +89,7 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
                     raise StorageError(
                         f"minigrad.load: {path} has layout {said['version']}, and this minigrad reads layout {VERSION}"
                     )
-                names = [name for name in members.namelist() if name != NOTES]
-                return {name.removesuffix(".npy"): _array(members, name) for name in names}, said["notes"]
+                return {name: _array(members, f"{name}.npy") for name in said["names"]}, said["notes"]
         except StorageError:
             raise
         except DAMAGE as error:
