@@ -55,7 +55,7 @@ def test_arrays_give_the_known_answers_of_random123(counter, key, answer):
     assert y0.tolist() == [answer[0]] * 3 and y1.tolist() == [answer[1]] * 3
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 1023, 1024, 1025, 2048])
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 31, 33, 1023, 1024, 1025, 2048, 5001])
 @pytest.mark.parametrize("key", [(0, 0), (MASK, MASK), (0x13198A2E, 0x03707344)])
 def test_the_kernel_fills_in_what_the_array_code_computes_to_the_last_bit(n, key):
     out = np.zeros(n, "uint32")

@@ -1,5 +1,7 @@
 """An independent oracle for the engine as a whole: random expressions, differentiated here and by PyTorch."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -114,3 +116,14 @@ def test_torch_and_a_tensor_share_memory_by_dlpack():
     back = mg.from_dlpack(torch.arange(3.0))
     assert back.data.tolist() == [0.0, 1.0, 2.0]
     assert mg.tensor(torch.arange(3.0)).dtype == "float32"
+
+
+def test_the_readmes_lines_for_other_libraries_run(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    code = readme.partition("## Together with other libraries")[2].partition("```python")[2].partition("```")[0]
+    exec(code, names := {})
+    x = mg.Key(3).normal((2, 4))
+    theirs = names["theirs"](names["torch"].tensor(x)).detach().numpy()
+    assert np.allclose(names["ours"](mg.tensor(x)).data, theirs, rtol=1e-5, atol=1e-6)
