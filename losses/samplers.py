@@ -18,6 +18,7 @@ Why α = 3/4?  Between uniform (α = 0), which draws words nobody says, and unig
 again; Mikolov et al. (NIPS 2013, §2.2) found 3/4 best, by trying.
 """
 
+import math
 from typing import Any
 
 import minigrad as mg
@@ -25,6 +26,8 @@ from minigrad import backend
 from minigrad.arguments import shape_of, whole
 from minigrad.backend import check_ids, type_of_array, xp_of
 from minigrad.rules import as_index
+
+from . import kernels
 
 
 class Sampler:
@@ -75,12 +78,21 @@ class Unigram(Sampler):
             self.cdf = cdf / cdf[-1]
         else:
             self.keep, self.alias = (backend.asarray(a) for a in alias_table(self.probs.tolist()))
+            self._words_of = xp.stack([xp.arange(len(self.probs)), self.alias], axis=1)  # (V, 2), for the kernel
 
     def sample(self, key, shape):
         shape = shape_of("losses.samplers.Unigram: shape", shape)
         if self.method == "cdf":
             u = key.uniform(shape, "float64")
             return xp_of(u).searchsorted(self.cdf, u.ravel(), side="right").reshape(shape)  # (1)
+        if (n := math.prod(shape)) >= 1024 and backend.on_cpu(self.keep):
+            drawn = xp_of(self.keep).empty(n, "int64")
+            kernels.draw_alias(key.fold(0).bits(2 * n), key.fold(1).bits(2 * n), self.keep, self._words_of, drawn)
+            return drawn.reshape(shape)
+        return self._sample_alias(key, shape)
+
+    def _sample_alias(self, key: mg.Key, shape: tuple[int, ...]) -> type_of_array:
+        """Equation (2) in array code."""
         bucket = key.fold(0).integers(0, self.vocab_size, shape)
         coin = key.fold(1).uniform(shape, "float64")  # a rare word's keep is tiny
         return xp_of(coin).where(coin < self.keep[bucket], bucket, self.alias[bucket])  # (2)

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import minigrad as mg
+from losses import kernels
 from losses.samplers import Sampler, Uniform, Unigram, alias_table
 
 from .properties import rounding, table_draws_the_distribution, weights, written_out
@@ -172,6 +173,29 @@ def test_step_2_every_bucket_and_every_coin_together_give_the_distribution_exact
     assert np.bincount(ids).tolist() == [1, 2, 5, 8]
 
 
+@pytest.mark.parametrize("shape", [1023, 1024, 1025, (7, 300), (512, 2, 3)])
+@pytest.mark.parametrize("counts", [COUNTS, [3], [1.0] * 5000, [1 / (i + 1) for i in range(12_000)]], ids=len)
+def test_step_2_the_kernel_draws_what_the_array_code_draws(counts, shape):
+    sampler, key = Unigram(counts), mg.Key(4)
+    by_arrays = sampler._sample_alias(key, shape if isinstance(shape, tuple) else (shape,))
+    drawn = sampler.sample(key, shape)
+    assert drawn.dtype == by_arrays.dtype and (drawn == by_arrays).all()
+
+
+def test_a_longer_draw_begins_with_the_shorter_one_whichever_the_kernel_made():
+    sampler, key = Unigram(COUNTS), mg.Key(4)
+    assert (sampler.sample(key, 5000)[:1000] == sampler.sample(key, 1000)).all()
+
+
+def test_the_kernel_draws_as_often_as_declared_at_the_edges_of_a_bucket():
+    """Bits all zero are bucket 0 and coin 0; bits all one the last bucket, and a coin just below 1."""
+    keep, words_of, drawn = np.array([0.5, 0.0, 1.0]), np.array([[0, 2], [1, 0], [2, 1]]), np.zeros(4, "int64")
+    low, high = [0, 0], [2**32 - 1] * 2
+    buckets, coins = np.array([low, low, high, high], "uint32"), np.array([low, high, low, high], "uint32")
+    kernels.draw_alias(buckets.ravel(), coins.ravel(), keep, words_of, drawn)
+    assert drawn.tolist() == [0, 2, 2, 2]
+
+
 class Recording:
     """A key that remembers what was drawn from it and from its folds."""
 
@@ -192,7 +216,7 @@ class Recording:
 
 def test_the_bucket_says_nothing_of_the_coin():
     n, log = 100_000, {}
-    Unigram(COUNTS).sample(Recording(mg.Key(0), log), n)
+    Unigram(COUNTS)._sample_alias(Recording(mg.Key(0), log), (n,))
     assert log["bucket"].shape == log["coin"].shape == (n,)
     assert abs(np.corrcoef(log["bucket"], log["coin"])[0, 1]) <= 6 / math.sqrt(n)
 
@@ -207,7 +231,7 @@ def test_one_variate_for_bucket_and_coin_would_leave_the_coin_four_bits_in_float
 def test_the_coin_has_twenty_bits_at_a_million_words_as_everywhere():
     log = {}
     sampler = Unigram([1] * 999_999 + [2], 1)
-    sampler.sample(Recording(mg.Key(0), log), 2**21)
+    sampler._sample_alias(Recording(mg.Key(0), log), (2**21,))
     assert log["bucket"].max() > 999_000
     assert len(np.unique(log["coin"])) > 2**20
 

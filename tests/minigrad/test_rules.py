@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad import rules
+from minigrad import numerics, rules
 from minigrad.check import NotDifferentiable, check_grads, tensors
+from minigrad.rows import worth_a_kernel
 
 pytestmark = pytest.mark.engine
 CORNERS = ("max", "min", "maximum", "minimum", "abs", "relu", "clip", "clip from below")
@@ -259,3 +260,24 @@ def test_a_rule_of_the_wrong_shape_is_caught():
     wrong = mg.primitive("wrong", lambda a: a.sum(), d=[lambda g, y, a: g.reshape((1, 1)) * np.ones((5, 2), "float32")])
     with pytest.raises(ValueError, match=r"a rule of wrong gave a gradient of shape \[5, 2\] for an .* shape \[3\]"):
         wrong(mg.param([1.0, 2.0, 3.0])).backward()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@given(seed=st.integers(0, 1000), scale=st.sampled_from([0.1, 3.0, 50.0, 1000.0]), columns=st.sampled_from([1, 7, 600]))
+def test_the_kernel_of_cross_entropy_is_its_array_code(dtype, seed, scale, columns):
+    rows = 4800 // columns + 1
+    logits = mg.Key(seed).normal((rows, columns), dtype) * np.dtype(dtype).type(scale)
+    targets = mg.Key(seed).fold(1).integers(0, columns, rows)
+    assert worth_a_kernel(logits, logits)
+    losses, gradient = numerics.cross_entropy(logits, targets=targets)
+    few = [numerics.cross_entropy(logits[i : i + 1], targets=targets[i : i + 1]) for i in range(rows)]
+    tolerance = 1e-12 if dtype == "float64" else 2e-6
+    assert np.allclose(losses, np.concatenate([loss for loss, _ in few]), rtol=tolerance, atol=tolerance)
+    assert np.allclose(gradient, np.concatenate([g for _, g in few]), rtol=tolerance, atol=tolerance)
+
+
+def test_infinite_scores_are_left_to_the_array_code():
+    logits = np.zeros((1, 5000), "float32")
+    logits[0, 1:] = -np.inf
+    losses, gradient = numerics.cross_entropy(logits, targets=np.array([0]))
+    assert losses.tolist() == [0.0] and not gradient.any()

@@ -1,0 +1,137 @@
+"""Numba twins of the hot array code of Part II; what a kernel is, `minigrad/kernels.py` says."""
+
+import numpy as np
+
+from minigrad.kernels import kernel
+
+
+@kernel
+def draw_alias(bucket_words, coin_words, keep, words_of, out):
+    """Twin of `samplers.Unigram.sample` by the alias method: one pass, to the last bit.
+
+    bucket_words, coin_words: two uint32 words a draw. words_of (V, 2): the two words of each bucket. Which of them it
+    is becomes an index: a jump would be mispredicted every other time, and cost four times the rest.
+    """
+    vocab_size = np.float64(keep.shape[0])
+    for i in range(out.shape[0]):
+        a, b = np.float64(bucket_words[2 * i] >> np.uint32(5)), np.float64(bucket_words[2 * i + 1] >> np.uint32(6))
+        bucket = np.int64((a * 67108864.0 + b) * 2.0**-53 * vocab_size)  # as `Key.integers` has it
+        a, b = np.float64(coin_words[2 * i] >> np.uint32(5)), np.float64(coin_words[2 * i + 1] >> np.uint32(6))
+        coin = (a * 67108864.0 + b) * 2.0**-53  # as `Key.uniform`
+        out[i] = words_of[bucket, np.int64(coin >= keep[bucket])]
+
+
+@kernel(fastmath={"reassoc", "contract", "nsz"})  # sums may change their order, so that dot products become vectors
+def skipgram(vectors, outputs, vector_sums, output_sums, ids, sentence, reach, noise, rates, eps, window, begin, end):
+    """Twin of `skipgram.learn_naive` for the places begin, …, end − 1: returns how many pairs and how many updates.
+
+    Steps (1) to (5) of `skipgram.py`. noise (end − begin, k): of these places. Without sums (None) it is SGD, with
+    them Adagrad. window: the largest reach. Rows go four at a time, so that a number that is loaded is used four times;
+    where there are no four, rows of zeros fill up. σ in float32 is from a polynomial, off by (4 + |s|) 2⁻²⁴ of itself
+    at most.
+    """
+    d, k, num_tokens, dtype = vectors.shape[1], noise.shape[1], ids.shape[0], vectors.dtype
+    zero, one, eps = dtype.type(0), dtype.type(1), dtype.type(eps)
+    max_inputs, num_targets = (2 * window + 3) // 4 * 4, (1 + k + 3) // 4 * 4
+    inputs, targets = np.empty(max_inputs, np.int64), np.empty(num_targets, np.int64)
+    H, O, g = np.zeros((max_inputs, d), dtype), np.zeros((num_targets, d), dtype), np.empty(d, dtype)  # noqa: E741
+    G, GT = np.zeros((max_inputs, num_targets), dtype), np.zeros((num_targets, max_inputs), dtype)
+
+    def gather(table, ids, n, rows):
+        for i in range(n):
+            row, copy = table[ids[i]], rows[i]
+            for x in range(d):
+                copy[x] = row[x]
+
+    def sigmoid(flat, n):
+        if vectors.itemsize != 4:
+            for i in range(n):
+                flat[i] = one / (one + np.exp(-flat[i]))
+            return
+        for i in range(n):  # e^−s = 2^t = 2^⌊t + ½⌋ · e^(f ln 2), |f| ≤ ½: an exponent, and the series of exp
+            t = min(max(flat[i] * np.float32(-1.4426950408889634), np.float32(-126.0)), np.float32(126.0))
+            whole = np.floor(t + np.float32(0.5))
+            f = np.float32(t - whole)
+            p = np.float32(1.5252733804059841e-05)  # (ln 2)⁷ / 7!
+            p = p * f + np.float32(1.5403530393381608e-04)
+            p = p * f + np.float32(1.3333558146428443e-03)
+            p = p * f + np.float32(9.6181291076284772e-03)
+            p = p * f + np.float32(5.5504108664821576e-02)
+            p = p * f + np.float32(2.4022650695910072e-01)
+            p = p * f + np.float32(6.9314718055994529e-01)
+            p = p * f + np.float32(1.0)
+            power = np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+            flat[i] = one / (one + p * power)
+
+    def add_weighted(out, scale, weights, rows, n):
+        for j in range(0, n, 4):
+            w0, w1, w2, w3 = scale * weights[j], scale * weights[j + 1], scale * weights[j + 2], scale * weights[j + 3]
+            r0, r1, r2, r3 = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
+            for x in range(d):
+                out[x] += w0 * r0[x] + w1 * r1[x] + w2 * r2[x] + w3 * r3[x]
+
+    def sgd(table, ids, n, weights, rows, num_rows, lr):
+        for i in range(n):
+            add_weighted(table[ids[i]], -lr, weights[i], rows, num_rows)
+
+    def adagrad(table, sums, ids, n, weights, rows, num_rows, lr):
+        for i in range(n - 1, -1, -1):
+            first = 0
+            while ids[first] != ids[i]:
+                first += 1
+            if first < i:  # (5) equal words are put together before anything is squared
+                for j in range(num_rows):
+                    weights[first, j] += weights[i, j]
+                continue
+            for x in range(d):
+                g[x] = zero
+            add_weighted(g, one, weights[i], rows, num_rows)
+            row, s = table[ids[i]], sums[ids[i]]
+            for x in range(d):
+                s[x] += g[x] * g[x]
+                row[x] -= lr * g[x] / (np.sqrt(s[x]) + eps)
+
+    pairs = updates = 0
+    for i in range(begin, end):
+        m = 0
+        for j in range(max(0, i - reach[i]), min(num_tokens, i + reach[i] + 1)):  # (1)
+            if j != i and sentence[j] == sentence[i]:
+                inputs[m] = ids[j]
+                m += 1
+        if m == 0:
+            continue
+        targets[0] = ids[i]
+        for j in range(k):
+            targets[1 + j] = noise[i - begin, j]
+        gather(vectors, inputs, m, H)  # copies: the old values, whatever is written below
+        gather(outputs, targets, 1 + k, O)
+        for a in range(m):  # (2) S, in the place of G
+            h = H[a]
+            for b in range(0, num_targets, 4):
+                o0, o1, o2, o3 = O[b], O[b + 1], O[b + 2], O[b + 3]
+                s0 = s1 = s2 = s3 = zero
+                for x in range(d):
+                    s0 += h[x] * o0[x]
+                    s1 += h[x] * o1[x]
+                    s2 += h[x] * o2[x]
+                    s3 += h[x] * o3[x]
+                G[a, b], G[a, b + 1], G[a, b + 2], G[a, b + 3] = s0, s1, s2, s3
+            G[a, 0] = -G[a, 0]
+        sigmoid(G.reshape(G.size), m * num_targets)
+        for a in range(m):  # (3)
+            G[a, 0] = -G[a, 0]  # σ(s) − 1 = −σ(−s), without a loss of digits where σ is nearly 1
+            for b in range(1 + k):
+                GT[b, a] = G[a, b]
+        for b in range(1 + k):
+            for a in range(m, (m + 3) // 4 * 4):
+                GT[b, a] = zero  # for H holds older rows there; O has zeros where there are no words
+        lr = dtype.type(rates[i])
+        if vector_sums is None:  # (4), (5)
+            sgd(vectors, inputs, m, G, O, num_targets, lr)
+            sgd(outputs, targets, 1 + k, GT, H, m, lr)
+        else:
+            adagrad(vectors, vector_sums, inputs, m, G, O, num_targets, lr)
+            adagrad(outputs, output_sums, targets, 1 + k, GT, H, m, lr)
+        pairs += m
+        updates += 1
+    return pairs, updates
