@@ -22,28 +22,28 @@ from .tensor import Tensor
 
 # fmt: off
 # ---- arithmetic --------------------------------------------------------------------------------------------------
-#                    name    result y           ∂L/∂a                   ∂L/∂b
-add = primitive("add", operator.add,     d=[lambda g, y, a, b: g,    lambda g, y, a, b: g],             keep="")
-sub = primitive("sub", operator.sub,     d=[lambda g, y, a, b: g,    lambda g, y, a, b: -g],            keep="")
+#                    name    result y           ∂L/∂a                     ∂L/∂b
+add = primitive("add", operator.add,     d=[lambda g, y, a, b: g,     lambda g, y, a, b: g],                keep="")
+sub = primitive("sub", operator.sub,     d=[lambda g, y, a, b: g,     lambda g, y, a, b: -g],               keep="")
 mul = primitive("mul", operator.mul,     d=[lambda g, y, a, b: g * b, lambda g, y, a, b: g * a],        keep="other")
 div = primitive("div", operator.truediv, d=[lambda g, y, a, b: g / b, lambda g, y, a, b: -g / b * (a / b)], keep="x")
-neg = primitive("neg", operator.neg,     d=[lambda g, y, a: -g],                                        keep="")
-power = primitive("power", numerics.power, d=[lambda g, y, a, n: g * (n * a ** (n - 1)) if n else 0.0 * g],    keep="x")
+neg = primitive("neg", operator.neg,     d=[lambda g, y, a: -g],                                            keep="")
+power = primitive("power", numerics.power, d=[lambda g, y, a, n: g * (n * a ** (n - 1)) if n else 0.0 * g], keep="x")
 
 # ---- exponentials ------------------------------------------------------------------------------------------------
-exp  = primitive("exp",  elementwise("exp"),  d=[lambda g, y, a: g * y],               keep="y")
-log  = primitive("log",  elementwise("log"),  d=[lambda g, y, a: g / a],               keep="x")
-tanh = primitive("tanh", elementwise("tanh"), d=[lambda g, y, a: g - g * y * y],       keep="y")
-expm1 = primitive("expm1", elementwise("expm1"),  d=[lambda g, y, a: g * y + g],       keep="y")
-log1p = primitive("log1p", elementwise("log1p"),  d=[lambda g, y, a: g / (1.0 + a)],   keep="x")
-sqrt  = primitive("sqrt",  elementwise("sqrt"),   d=[lambda g, y, a: 0.5 * g / y],     keep="y")
-sigmoid    = primitive("sigmoid",    numerics.sigmoid,    d=[lambda g, y, a: g * (y - y * y)],     keep="y")
-softplus   = primitive("softplus",   numerics.softplus,   d=[lambda g, y, a: g * sigmoid(a)],      keep="x")
-logsigmoid = primitive("logsigmoid", numerics.logsigmoid, d=[lambda g, y, a: g * sigmoid(-a)],     keep="x")
+exp   = primitive("exp",   elementwise("exp"),   d=[lambda g, y, a: g * y],                    keep="y")
+log   = primitive("log",   elementwise("log"),   d=[lambda g, y, a: g / a],                    keep="x")
+expm1 = primitive("expm1", elementwise("expm1"), d=[lambda g, y, a: g * y + g],                keep="y")
+log1p = primitive("log1p", elementwise("log1p"), d=[lambda g, y, a: g / (1.0 + a)],            keep="x")
+sqrt  = primitive("sqrt",  elementwise("sqrt"),  d=[lambda g, y, a: 0.5 * g / y],              keep="y")
+tanh  = primitive("tanh",  elementwise("tanh"),  d=[lambda g, y, a: g - g * y * y],            keep="y")
+sigmoid    = primitive("sigmoid",    numerics.sigmoid,    d=[lambda g, y, a: g * (y - y * y)], keep="y")
+softplus   = primitive("softplus",   numerics.softplus,   d=[lambda g, y, a: g * sigmoid(a)],  keep="x")
+logsigmoid = primitive("logsigmoid", numerics.logsigmoid, d=[lambda g, y, a: g * sigmoid(-a)], keep="x")
 
-# ---- corners: where there are two slopes, the gradient is between them ---------------------------------------------
-abs  = primitive("abs",  elementwise("abs"), d=[lambda g, y, a: g * sign(a)],          keep="x")
-relu = primitive("relu", lambda a: xp_of(a).maximum(a, 0.0), d=[lambda g, y, a: g * (y > 0)], keep="y")
+# ---- corners: where there are two slopes, the gradient is one of them, or between ----------------------------------
+abs  = primitive("abs",  elementwise("abs"),                 d=[lambda g, y, a: g * sign(a)],  keep="x")
+relu = primitive("relu", lambda a: xp_of(a).maximum(a, 0.0), d=[lambda g, y, a: g * (y > 0)],  keep="y")
 maximum = primitive("maximum", lambda a, b: xp_of_both(a, b).maximum(a, b),
                     d=[lambda g, y, a, b: g * larger(a, b), lambda g, y, a, b: g * larger(b, a)], keep="x")
 minimum = primitive("minimum", lambda a, b: xp_of_both(a, b).minimum(a, b),
