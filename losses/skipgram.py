@@ -109,8 +109,8 @@ def learn(
     vectors: (V, d), updated in place, and so is layer.weight. layer: without a bias, made with shared=k, the k noise
     words of a place. optimiser: SGD or Adagrad over [vectors, layer.weight]; Adagrad's sums go on.
     ids, sentence, reach (n,): the word at each place, the number of its sentence, and how far its contexts may stand.
-    noise (n, k): ids, as `layer.draw(key, 1, n)` draws them; or a key, with which each thread draws for its part:
-    the first, which without others is all, with key.fold(0). rates (n,): the learning rate of each place.
+    noise (n, k): ids, as `layer.draw(key, 1, n)` draws them; or a key, with whose folds each thread draws for its
+    part of the text (one thread: with key.fold(0) for all). rates (n,): the learning rate of each place.
     places: those to learn, all by default; contexts may stand before and behind them.
     threads: so many parts at once, without locks; only with one is the outcome the same each time.
     Nothing is said of numbers that grow beyond all bounds: see whether the vectors are finite.
@@ -125,7 +125,8 @@ def learn(
     if not len(places):
         return 0
     window = min(int(reach.max()), len(ids))
-    cuts = [places.start + len(places) * i // threads for i in range(threads + 1)]
+    num_parts = 1 if threads == 1 else 8 * threads  # small ones: who has a slow core does fewer
+    cuts = [places.start + len(places) * i // num_parts for i in range(num_parts + 1)]
 
     def learn_part(number: int) -> tuple[int, int]:
         begin, end = cuts[number : number + 2]
@@ -137,7 +138,7 @@ def learn(
         done = [learn_part(0)]
     else:
         with ThreadPoolExecutor(threads) as pool:
-            done = list(pool.map(learn_part, range(threads)))
+            done = list(pool.map(learn_part, range(num_parts)))
     pairs, updates = map(sum, zip(*done, strict=True))
     optimiser.lr = float(rates[places[-1]])
     for i, p in enumerate(optimiser.params):

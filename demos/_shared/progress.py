@@ -33,11 +33,13 @@ class Progress:
 
     `.done` is the work so far, `.seconds` the time since the `with` line (it stops at its end), and `.rate` the mean
     rate over all of it, in units per second: the number to report. The rate on screen follows the last few seconds.
+    Work that goes on where it once stopped begins with `done` units, which count for no rate.
     """
 
-    def __init__(self, description: str, total: int, unit: str = "words") -> None:
+    def __init__(self, description: str, total: int, unit: str = "words", done: int = 0) -> None:
         self.description, self.total, self.unit = description, total, unit
-        self.done, self.loss = 0, None
+        self.done, self.loss = done, None
+        self._begun_with = done
         self._end = None
 
     @property
@@ -46,7 +48,7 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        return self.done / max(self.seconds, 1e-9)
+        return (self.done - self._begun_with) / max(self.seconds, 1e-9)
 
     def advance(self, n: int = 1, loss: float | None = None) -> None:
         """Say that `n` more units are done; `loss` is shown beside them when given."""
@@ -57,7 +59,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self._start = self._drawn_at = perf_counter()
-        self._drawn_done, self._speed, self._bar = 0, 0.0, None
+        self._drawn_done, self._speed, self._bar = self.done, 0.0, None
         # Not Console.is_terminal: FORCE_COLOR, which many CI machines set, makes it true of a pipe.
         on_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._period = TERMINAL_PERIOD if on_terminal else PLAIN_PERIOD
@@ -89,7 +91,7 @@ class Progress:
         now = perf_counter()
         elapsed, self._drawn_at = now - self._drawn_at, now
         latest = (self.done - self._drawn_done) / max(elapsed, 1e-9)
-        first, self._drawn_done = self._drawn_done == 0, self.done
+        first, self._drawn_done = self._drawn_done == self._begun_with, self.done
         self._speed += (1.0 if first else -math.expm1(-elapsed / SMOOTHING)) * (latest - self._speed)
         left = max(self.total - self.done, 0) / max(self._speed, 1e-9)
         numbers = f"{self._numbers(self._speed)}, {_clock(left)} left"

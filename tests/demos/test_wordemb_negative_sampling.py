@@ -15,12 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from _shared.errors import DemoError
+from _shared.progress import Progress
+
+import minigrad as mg
 
 pytestmark = pytest.mark.skipgram
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "demos" / "wordemb-negative-sampling.py"
-HOW = ["per-word", "minibatch", "shared"]
+HOW = ["per-word", "minibatch", "shared", "kernel"]
 
 _spec = importlib.util.spec_from_file_location("wordemb_negative_sampling", SCRIPT)
 demo = importlib.util.module_from_spec(_spec)
@@ -80,8 +83,8 @@ def quick(tmp_path_factory):
 # ---- what it leaves behind --------------------------------------------------------------------------------------
 
 
-def test_it_leaves_five_files_and_nothing_else(quick):
-    names = {"vectors.txt", "vectors.tsv", "metadata.tsv", "map.png", "results.json"}
+def test_it_leaves_six_files_and_nothing_else(quick):
+    names = {"vectors.txt", "vectors.tsv", "metadata.tsv", "map.png", "results.json", "state.npz"}
     assert {path.name for path in quick.iterdir()} == names
 
 
@@ -98,7 +101,7 @@ def test_the_projectors_two_files_tell_the_same_as_the_vectors(quick):
     assert np.array_equal(table, np.stack(list(vectors.values())))
 
 
-def test_the_json_has_the_three_rungs_and_finite_numbers(quick):
+def test_the_json_has_the_four_rungs_and_finite_numbers(quick):
     results = read_json(quick)
     assert [rung["how"] for rung in results["ladder"]] == HOW
     numbers = [rung[unit] for rung in results["ladder"] for unit in ("words_per_second", "pairs_per_second")]
@@ -109,7 +112,7 @@ def test_the_json_has_the_three_rungs_and_finite_numbers(quick):
 
 def test_arranging_words_in_mini_batches_pays_as_the_slide_says(quick):
     """It is some hundredfold; ten is what even a busy machine must show."""
-    per_word, minibatch, _ = (rung["words_per_second"] for rung in read_json(quick)["ladder"])
+    per_word, minibatch, *_ = (rung["words_per_second"] for rung in read_json(quick)["ladder"])
     assert minibatch > 10 * per_word
 
 
@@ -162,7 +165,7 @@ def test_another_process_and_a_ladder_before_it_change_no_bit(quick, tmp_path):
 # ---- that it learns ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["shared", "minibatch"])
+@pytest.mark.parametrize("how", ["shared", "minibatch", "kernel"])
 def test_words_that_stand_together_become_neighbours(tmp_path, how):
     text = two_groups(tmp_path / "groups.txt", sentences=400)
     results, vectors = learned(tmp_path / "out", text, "--how", how, "--epochs", 10, "--neighbours", "a0,b3")
@@ -177,12 +180,13 @@ def test_words_that_stand_together_become_neighbours(tmp_path, how):
     assert max(cosine(vectors["a0"], vectors[f"b{i}"]) for i in range(5)) < 0.7
 
 
-def test_the_loss_falls(tmp_path):
+@pytest.mark.parametrize("how", ["shared", "kernel"])
+def test_the_loss_falls(tmp_path, how):
     text = two_groups(tmp_path / "groups.txt", sentences=400)
-    results, _ = learned(tmp_path / "out", text, "--how", "shared", "--epochs", 10)
+    results, _ = learned(tmp_path / "out", text, "--how", how, "--epochs", 10, "--negatives", 5)
     losses = [loss for _, loss in results["training"]["loss_curve"]]
     nothing_learned = 6 * math.log(2)  # one context and five negatives, each a coin
-    assert np.mean(losses[-3:]) < losses[0] < nothing_learned
+    assert np.mean(losses[-3:]) < losses[0] < 1.001 * nothing_learned
 
 
 # ---- when something is wrong ------------------------------------------------------------------------------------
@@ -263,6 +267,17 @@ def test_a_number_that_makes_no_sense_is_refused_with_its_flag(corpus, refusal, 
     assert refusal("--corpus", corpus, f"{flag}={value}").startswith(f"{flag} must be positive, got {value}")
 
 
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--how", "kernel", "--threads", 0], "--threads must be positive, got 0"),
+        (["--how", "kernel", "--device", "gpu"], "--how kernel runs on the CPU: leave out --device gpu"),
+    ],
+)
+def test_threads_and_devices_that_a_rung_does_not_have_are_refused(corpus, refusal, flags, said):
+    assert refusal("--corpus", corpus, *flags).startswith(said)
+
+
 @pytest.mark.parametrize("flag, name", [("--min-count=0", "min.count"), ("--subsample=-1", "subsampl")])
 def test_so_is_one_that_is_only_used_later(corpus, refusal, flag, name):
     assert re.search(name, refusal("--corpus", corpus, flag))
@@ -295,6 +310,7 @@ def test_as_a_script_an_error_is_one_line_and_status_2(tmp_path):
         "--how per-word --optimiser sgd --lr 1e30 --epochs 2",
         "--how minibatch --optimiser sgd --lr 1e30 --epochs 2",
         "--how shared --optimiser sgd --lr 1e30 --epochs 2",
+        "--how kernel --optimiser sgd --lr 1e30 --epochs 2",
         "--how shared --optimiser adagrad --lr 3e38 --epochs 1 --batch 1000000",  # by the last step, which is the first
     ],
 )
@@ -310,11 +326,12 @@ def test_vectors_that_grow_beyond_all_bounds_name_the_learning_rate_and_are_not_
 # ---- Ctrl-C -----------------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_stops_early_and_keeps_what_was_learned(tmp_path, corpus):
+@pytest.mark.parametrize("how", ["shared", "kernel"])
+def test_ctrl_c_stops_early_and_keeps_what_was_learned(tmp_path, corpus, how):
     """Standard error is a terminal, on which the first progress is drawn at once: then training has begun."""
     pty = pytest.importorskip("pty")
     ours, terminal = pty.openpty()
-    flags = ["--how", "shared", "--epochs", 1_000_000, "--min-count", 1, "--subsample", 0, "--dim", 8]
+    flags = ["--how", how, "--epochs", 1_000_000, "--min-count", 1, "--subsample", 0, "--dim", 8]
     command = [sys.executable, str(SCRIPT), "--corpus", str(corpus), "--out", str(tmp_path / "out"), *map(str, flags)]
     environment = {**os.environ, "TERM": "xterm"}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=terminal) as process:
@@ -329,3 +346,168 @@ def test_ctrl_c_stops_early_and_keeps_what_was_learned(tmp_path, corpus):
     training = read_json(tmp_path / "out")["training"]
     assert training["stopped_early"] is True and 0 < training["words"] < 240 * 1_000_000
     assert len(read_vectors(tmp_path / "out")) == 10
+
+
+# ---- going on ------------------------------------------------------------------------------------------------------
+
+
+class StopAfter:
+    """Ctrl-C after so many updates: stands where `interruptible` has its object."""
+
+    def __init__(self, updates):
+        self.left = updates
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    @property
+    def requested(self):
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """So that the 240 words of the text are several chunks, and a chunk several blocks."""
+    monkeypatch.setattr(demo, "CHUNK", 100)
+    monkeypatch.setattr(demo, "BLOCK", 30)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adagrad"])
+@pytest.mark.parametrize("updates", [0, 3, 8])
+@pytest.mark.parametrize("how", HOW)
+def test_an_interrupted_run_and_its_continuation_learn_what_an_unbroken_run_learns(
+    tmp_path, corpus, how, updates, optimiser, small_pieces, monkeypatch
+):
+    flags = ["--how", how, "--epochs", 2, "--optimiser", optimiser, "--lr", 0.02, "--batch", 50]
+    learned(tmp_path / "whole", corpus, *flags)
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "interruptible", lambda: StopAfter(updates))
+        stopped, _ = learned(tmp_path / "parts", corpus, *flags)
+    assert stopped["training"]["stopped_early"] and stopped["training"]["words"] < 480
+    went_on, _ = learned(tmp_path / "parts", corpus, *flags, "--resume")
+    assert went_on["training"]["words"] == 480 and went_on["training"]["resumed"] is True
+    whole, parts = (mg.load(tmp_path / name / "state.npz") for name in ("whole", "parts"))
+    assert list(whole) == list(parts)
+    for name in whole:
+        assert np.array_equal(whole[name], parts[name]), f"{name} differs"
+    one, other = ((tmp_path / name / "vectors.txt").read_bytes() for name in ("whole", "parts"))
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["--epochs", 3], "epochs was 1, is 3"),
+        (["--lr", 0.1], "lr was 0.3, is 0.1"),
+        (["--seed", 5], "seed was 1, is 5"),
+        (["--how", "minibatch"], "how was shared, is minibatch"),
+    ],
+)
+def test_a_state_of_another_run_names_what_differs(tmp_path, corpus, change, says):
+    flags = ["--how", "shared", "--epochs", 1]
+    learned(tmp_path / "out", corpus, *flags)
+    before = (tmp_path / "out" / "state.npz").read_bytes()
+    with pytest.raises(DemoError, match=says):
+        learned(tmp_path / "out", corpus, *flags, *change, "--resume")
+    assert (tmp_path / "out" / "state.npz").read_bytes() == before
+
+
+def test_a_state_of_another_text_is_refused(tmp_path, corpus):
+    learned(tmp_path / "out", corpus, "--how", "shared", "--epochs", 1)
+    other = two_groups(tmp_path / "other.txt", sentences=41)
+    with pytest.raises(DemoError, match="is of another run"):
+        learned(tmp_path / "out", other, "--how", "shared", "--epochs", 1, "--resume")
+
+
+def test_without_a_state_or_with_half_of_one_there_is_nothing_to_resume(tmp_path, corpus):
+    flags = ["--how", "shared", "--epochs", 1]
+    with pytest.raises(DemoError, match="there is nothing to resume"):
+        learned(tmp_path / "out", corpus, *flags, "--resume")
+    learned(tmp_path / "out", corpus, *flags)
+    state = tmp_path / "out" / "state.npz"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(DemoError, match=r"--resume: .*cut short"):
+        learned(tmp_path / "out", corpus, *flags, "--resume")
+
+
+def test_threads_are_the_kernels(tmp_path, corpus):
+    results, vectors = learned(tmp_path / "out", corpus, "--how", "kernel", "--epochs", 2, "--threads", 2)
+    assert results["training"]["threads"] == 2 and results["training"]["words"] == 480
+    assert all(np.isfinite(v).all() for v in vectors.values())
+    with pytest.raises(DemoError, match="--threads 2 is for --how kernel; --how shared has one thread"):
+        learned(tmp_path / "out", corpus, "--how", "shared", "--threads", 2)
+
+
+def test_a_run_that_dies_goes_on_from_the_state_that_was_saved_last(tmp_path, corpus, small_pieces, monkeypatch):
+    flags = ["--how", "shared", "--epochs", 2, "--batch", 50]
+    learned(tmp_path / "whole", corpus, *flags)
+    monkeypatch.setattr(demo, "SAVE_EVERY", -1.0)
+    update, updates = demo.SkipGram.update, []
+
+    def dies_at_the_thirtieth(model, loss):
+        updates.append(update(model, loss))
+        if len(updates) == 30:
+            raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(demo.SkipGram, "update", dies_at_the_thirtieth)
+        with pytest.raises(MemoryError):
+            learned(tmp_path / "parts", corpus, *flags)
+    assert mg.storage.read(tmp_path / "parts" / "state.npz")[1]["position"]["words"] > 0
+    learned(tmp_path / "parts", corpus, *flags, "--resume")
+    whole, parts = (mg.load(tmp_path / name / "state.npz") for name in ("whole", "parts"))
+    assert list(whole) == list(parts) and all(np.array_equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_run_that_was_finished_has_nothing_more_to_learn(tmp_path, corpus):
+    flags = ["--how", "kernel", "--epochs", 2]
+    _, first = learned(tmp_path / "out", corpus, *flags)
+    results, again = learned(tmp_path / "out", corpus, *flags, "--resume")
+    assert results["training"]["words"] == 480
+    assert list(first) == list(again) and all(np.array_equal(first[word], again[word]) for word in first)
+
+
+def test_there_is_no_ladder_before_a_run_that_goes_on(tmp_path, corpus):
+    learned(tmp_path / "out", corpus, "--how", "shared", "--epochs", 1)
+    results, _ = learned(tmp_path / "out", corpus, "--epochs", 1, "--resume")  # shared is what is trained by default
+    assert "ladder" not in results and results["training"]["resumed"] is True
+
+
+def test_the_rate_of_a_run_that_goes_on_counts_its_own_words_only():
+    with Progress("training", 1000, done=900) as bar:
+        bar.advance(50)
+    assert bar.done == 950 and math.isclose(bar.rate, 50 / bar.seconds)
+
+
+def test_a_flipped_bit_in_the_state_is_refused(tmp_path, corpus):
+    flags = ["--how", "kernel", "--epochs", 1]
+    learned(tmp_path / "out", corpus, *flags)
+    state = tmp_path / "out" / "state.npz"
+    whole = state.read_bytes()
+    state.write_bytes(whole[:2000] + bytes([whole[2000] ^ 1]) + whole[2001:])
+    with pytest.raises(DemoError, match=r"--resume: .*damaged"):
+        learned(tmp_path / "out", corpus, *flags, "--resume")
+
+
+def test_a_state_of_another_version_and_one_that_is_none_are_refused(tmp_path, corpus):
+    flags = ["--how", "kernel", "--epochs", 1]
+    learned(tmp_path / "out", corpus, *flags)
+    state = tmp_path / "out" / "state.npz"
+    arrays, notes = mg.storage.read(state)
+    mg.save(state, arrays, {**notes, "run": {**notes["run"], "the state's version": "0"}})
+    with pytest.raises(DemoError, match="the state's version was 0, is 1"):
+        learned(tmp_path / "out", corpus, *flags, "--resume")
+    mg.save(state, arrays)
+    with pytest.raises(DemoError, match="holds arrays, but no run of a demo"):
+        learned(tmp_path / "out", corpus, *flags, "--resume")
+
+
+def test_a_state_that_cannot_be_written_is_one_line(tmp_path, corpus):
+    (tmp_path / "out" / "state.npz").mkdir(parents=True)
+    with pytest.raises(DemoError, match=r"cannot write .*state.npz: "):
+        learned(tmp_path / "out", corpus, "--how", "kernel", "--epochs", 1)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["state.npz"]
