@@ -39,7 +39,6 @@ from pathlib import Path
 
 import numpy as np
 from _shared.checkpoint import read_checkpoint, write_checkpoint
-from _shared.corpus import Corpus, load_corpus
 from _shared.errors import DemoError
 from _shared.export import nearest_neighbours, write_projector, write_word2vec
 from _shared.flags import choose_device, common_flags, output_folder, run_demo
@@ -47,6 +46,7 @@ from _shared.plots import word_map
 from _shared.progress import Progress, counted, interruptible
 from _shared.report import environment, table, write_json
 from _shared.skipgram_pairs import keep_probability, skipgram_pairs, subsample
+from _shared.text import Text, read_text
 from _shared.vocabulary import Tokens, Vocabulary
 from threadpoolctl import threadpool_limits
 
@@ -275,14 +275,14 @@ def updates(model: SkipGram, how: str, tokens: Tokens, counts: np.ndarray, args,
         first_begin = 0
 
 
-def what_is_learned(how: str, corpus: Corpus, vocabulary: Vocabulary, args) -> dict:
+def what_is_learned(how: str, text: Text, args) -> dict:
     """All that decides what a run learns: --resume goes on with the same only."""
     names = "epochs dim window full_window negatives shared batch optimiser lr min_count subsample formula seed quick"
     options = {f"--{name.replace('_', '-')}": getattr(args, name) for name in names.split()}
-    words = hashlib.sha256("\n".join(vocabulary.words).encode()).hexdigest()[:12]
+    words = hashlib.sha256("\n".join(text.vocabulary.words).encode()).hexdigest()[:12]
     return {
         "the state's version": 1,
-        "the text's sha256": corpus.sha256[:12],
+        "the text's sha256": text.sha256[:12],
         "the vocabulary's sha256": words,
         "--how": how,
         **options,
@@ -352,18 +352,16 @@ def main(argv=None) -> None:
     choose_device(args.device)
     out = output_folder(args.out)
 
-    with counted("reading docstrings", "files") as progress:
-        corpus = load_corpus(args.corpus, limit_words=20_000 if args.quick else None, progress=progress)
-    vocabulary = Vocabulary.from_sentences(corpus.sentences, args.min_count)
-    tokens = vocabulary.encode(corpus.sentences)
-    print(f"{corpus.describe()}\n{len(vocabulary) - 1:,} words occur {args.min_count} times or more")
-    if not (np.diff(tokens.sentence) == 0).any():
-        raise DemoError(
-            f"{corpus.name}: there is nothing to learn: expected sentences of two words or more, one a line"
-        )
+    reading = ("reading docstrings", "files") if args.corpus is None else (f"reading {args.corpus.name}", "bytes")
+    with counted(*reading) as progress:
+        text = read_text(args.corpus, args.min_count, limit_words=20_000 if args.quick else None, progress=progress)
+    vocabulary, tokens = text.vocabulary, text.tokens
+    print(f"{text.describe()}\n{len(vocabulary) - 1:,} words occur {args.min_count} times or more")
+    if not any((np.diff(tokens.sentence[i : i + CHUNK + 1]) == 0).any() for i in range(0, len(tokens), CHUNK)):
+        raise DemoError(f"{text.name}: there is nothing to learn: expected sentences of two words or more, one a line")
     if args.quick and args.how == "per-word":
         tokens = Tokens(tokens.ids[:1000], tokens.sentence[:1000])
-    results = {"environment": environment(), "corpus": corpus.describe(), "arguments": vars(args)}
+    results = {"environment": environment(), "corpus": text.describe(), "arguments": vars(args)}
 
     if args.how is None and not args.resume:
         print("climbing the ladder ...", flush=True)
@@ -377,7 +375,7 @@ def main(argv=None) -> None:
             [list(rung.values()) for rung in rungs],
         )
 
-    model, run = SkipGram.new(vocabulary, how, args), what_is_learned(how, corpus, vocabulary, args)
+    model, run = SkipGram.new(vocabulary, how, args), what_is_learned(how, text, args)
     try:
         with mg.backend.quiet():
             results["training"] = train(model, how, tokens, vocabulary.counts, args, out / "state.npz", run)

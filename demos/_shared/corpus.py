@@ -54,22 +54,34 @@ class Corpus:
 def load_corpus(path: str | Path | None = None, limit_words: int | None = None, progress: OnProgress = None) -> Corpus:
     """The file at `path`, or the built-in corpus; given `limit_words`, whole sentences until there are so many."""
     if path is None:
-        name = f"docstrings of Python {PYTHON} and NumPy {np.__version__}"
-        sentences = builtin_sentences(limit_words, progress)
+        name, sentences = builtin_name(), builtin_sentences(limit_words, progress)
     else:
         name, sentences = Path(path).name, read_sentences(path, limit_words=limit_words)
     return Corpus(name, sentences, sum(map(len, sentences)), _sha256("\n".join(map(" ".join, sentences))))
 
 
+def builtin_name() -> str:
+    return f"docstrings of Python {PYTHON} and NumPy {np.__version__}"
+
+
+def not_text(path: str | Path) -> str:
+    return f"{path}: expected UTF-8 text, one sentence a line"
+
+
+def no_words(path: str | Path | None) -> str:
+    if path is None:
+        return f"no docstrings under {ROOTS[0]} or {ROOTS[1]}: name a text of yours with --corpus FILE"
+    return f"{not_text(path)}; there are no words in it"
+
+
 def read_sentences(path: str | Path, lower: bool = True, limit_words: int | None = None) -> list[list[str]]:
     """The sentences of a UTF-8 text: one a line, tokens between white space, in lower case unless `lower=False`."""
-    nothing = f"{path}: expected UTF-8 text, one sentence a line; there are no words in it"
-    return _until(limit_words, _lines(Path(path), lower), nothing)
+    return _until(limit_words, _lines(Path(path), lower), no_words(path))
 
 
 def builtin_sentences(limit_words: int | None = None, progress: OnProgress = None) -> list[list[str]]:
     """The built-in corpus, the same every time; `progress` counts the files read, unless a cache spares them."""
-    nothing = f"no docstrings under {ROOTS[0]} or {ROOTS[1]}: name a text of yours with --corpus FILE"
+    nothing = no_words(None)
     version = f"python{PYTHON}-numpy{np.__version__}-rules{RULES}"
     text = _from_cache(version)
     if text is None and limit_words is not None:
@@ -150,7 +162,7 @@ def _docstrings(file: Path) -> Iterator[str]:
 
 def _lines(path: Path, lower: bool) -> Iterator[list[str]]:
     """The lines of `path` that have words; bytes first, so that an error can say where."""
-    wanted, offset = f"{path}: expected UTF-8 text, one sentence a line", 0  # offset: of the line in the file
+    wanted, offset = not_text(path), 0  # offset: of the line in the file
     try:
         if path.is_dir():
             raise DemoError(f"{wanted}; this is a directory")

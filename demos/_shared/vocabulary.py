@@ -9,7 +9,7 @@ table, and the head of an adaptive softmax is a prefix.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -42,17 +42,21 @@ class Vocabulary:
         cls, sentences: Iterable[Sequence[str]], min_count: int = 5, max_size: int | None = None
     ) -> "Vocabulary":
         """The words that occur `min_count` times or more, at most `max_size` of them with `<unk>` among these."""
+        return cls.from_counts(Counter(chain.from_iterable(sentences)), min_count, max_size)
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[str, int], min_count: int = 5, max_size: int | None = None) -> "Vocabulary":
+        """The same from word -> how often it occurs."""
         if min_count < 1:
             raise DemoError(f"expected min_count of at least 1, got {min_count}")
-        counts = Counter(chain.from_iterable(sentences))
-        total = counts.total()
-        counts.pop(UNKNOWN, None)  # a text may have been through a vocabulary before
-        ranked = sorted((-count, word) for word, count in counts.items() if count >= min_count)
+        total = sum(counts.values())
+        known = ((word, count) for word, count in counts.items() if word != UNKNOWN)  # a text may have it
+        ranked = sorted((-count, word) for word, count in known if count >= min_count)
         ranked = ranked if max_size is None else ranked[: max(max_size - 1, 0)]
         if len(ranked) < 2:
-            often = ["none", "only one"][len(ranked)]
+            different, often = len(counts) - (UNKNOWN in counts), ["none", "only one"][len(ranked)]
             raise DemoError(
-                f"a vocabulary needs two words to tell apart: of the {len(counts):,} different words of the text "
+                f"a vocabulary needs two words to tell apart: of the {different:,} different words of the text "
                 f"({total:,} in all) {often} is left with a count of {min_count} or more; "
                 "try a longer text, or a smaller --min-count"
             )
