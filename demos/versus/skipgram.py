@@ -1,102 +1,179 @@
-"""Skip-gram with negative sampling in mini-batches: this project's engine beside PyTorch, in one process, on one core.
+"""Skip-gram with negative sampling beside PyTorch and gensim: words/s, and what was learned. Each in its own process.
 
     python demos/versus/skipgram.py
 
-Both take the same pairs of the built-in corpus in the same batches (1,024 pairs; 128 numbers a vector, window 2, 3
-negatives a pair), with automatic differentiation and SGD: this project as on the demo's rung `--how minibatch`,
-PyTorch as at the end of `losses/sampled/negative.py`, with `nn.Embedding(sparse=True)`. First both learn
-from the same noise, and must arrive at the same vectors. Then they take turns, round by round; this project draws its
-noise within the time, PyTorch gets it for nothing. What counts is the ratio within a round: a machine that is busy is
-busy for both. Takes some ten seconds; needs `pip install 'minigrad[versus]'`.
+Two races over the built-in corpus (128 numbers a vector, window 2, 3 negatives a pair, SGD). In mini-batches of
+1,024 pairs, with automatic differentiation: this project as on the demo's rung `--how minibatch`, PyTorch as at the
+end of `losses/sampled/negative.py`, with `nn.Embedding(sparse=True)`; first both learn from the same noise, and must
+arrive at the same vectors; then this project draws its noise within the time, and PyTorch gets it for nothing. And
+word by word: the kernel of `losses/skipgram.py` beside gensim's Word2Vec (sg=1, full windows, no subsampling), whole
+epochs, noise drawn within the time, on one core, and where there are two, with two threads beside two workers.
+Last, both learn five epochs anew, and the loss of the pairs of sentences that neither has seen, with the same noise,
+says whether the faster one learns less. Takes about a minute; needs `pip install 'minigrad[versus]'`.
 """
 
-# %% One thread for everybody, said before the libraries are loaded; no settings that slow one library down
+# %% What we need
 import os
-
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[variable] = "1"
-for variable in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
-    os.environ.pop(variable, None)
-
-import statistics
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _shared.corpus import load_corpus
 from _shared.errors import DemoError
 from _shared.flags import common_flags, output_folder, run_demo
 from _shared.progress import counted
+from _shared.race import Race
 from _shared.report import environment, table, write_json
 from _shared.skipgram_pairs import skipgram_pairs
-from _shared.vocabulary import Vocabulary
+from _shared.text import read_text
+from _shared.vocabulary import Tokens
 
 import losses
 import minigrad as mg
+from losses import skipgram
 
 DIM, WINDOW, NEGATIVES, BATCH, LR = 128, 2, 3, 1024, 0.025
+HELD_OUT = 20  # every so many sentences one that nobody learns
 
 
-# %% The two of them: learn(centres, contexts, noise) does one update
-class Minigrad:
-    name = f"minigrad {mg.__version__}"
+# %% In mini-batches: learn(steps) does so many updates
+class MinigradBatches:
+    name, package = "minigrad, autodiff", None
 
-    def __init__(self, counts: np.ndarray, vectors: np.ndarray, outputs: np.ndarray):
+    def __init__(self, centres, contexts, noise, counts, start):
         self.layer = losses.NegativeSampling(len(counts), DIM, counts=counts, key=mg.Key(0), k=NEGATIVES, bias=False)
-        self.layer.weight.data = outputs.copy()
-        self.vectors = mg.param(vectors)
+        self.vectors, self.layer.weight.data = mg.param(start[0]), start[1].copy()
         self.optimiser = mg.optim.SGD([self.vectors, self.layer.weight], lr=LR)
+        self.centres, self.contexts, self.given, self.rounds = centres, contexts, noise, 0
 
-    def noise(self, key: mg.Key, steps: int, given: np.ndarray) -> np.ndarray:
-        return self.layer.draw(key, BATCH, steps)
+    def learn(self, steps: int) -> None:
+        self.rounds += 1
+        self.updates(self.layer.draw(mg.Key(self.rounds), BATCH, steps))
 
-    def learn(self, centres, contexts, noise) -> None:
-        hidden = mg.take(self.vectors, centres)
-        self.layer.loss(hidden, contexts, noise=noise, reduction="sum").backward()
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+    def updates(self, noise) -> None:
+        for centres, contexts, drawn in zip(self.centres, self.contexts, noise, strict=False):
+            hidden = mg.take(self.vectors, centres)
+            self.layer.loss(hidden, contexts, noise=drawn, reduction="sum").backward()
+            self.optimiser.step()
+            self.optimiser.zero_grad()
 
-    def weights(self) -> list[np.ndarray]:
+    def vectors_from_the_same_noise(self) -> list:
+        self.updates(self.given[:20])
         return [self.vectors.numpy(), self.layer.weight.numpy()]
 
 
-class Torch:
-    def __init__(self, counts: np.ndarray, vectors: np.ndarray, outputs: np.ndarray):
+class TorchBatches:
+    name, package = "torch, sparse=True", "torch"
+
+    def __init__(self, centres, contexts, noise, counts, start):
         import torch
 
-        self.name, self.torch = f"torch {torch.__version__}, sparse=True", torch
-        torch.set_num_threads(1)
-        self.vectors = torch.nn.Embedding.from_pretrained(torch.tensor(vectors), freeze=False, sparse=True)
-        self.outputs = torch.nn.Embedding.from_pretrained(torch.tensor(outputs), freeze=False, sparse=True)
+        self.torch, self.logsigmoid = torch, torch.nn.functional.logsigmoid
+        self.vectors, self.outputs = (
+            torch.nn.Embedding.from_pretrained(torch.tensor(table), freeze=False, sparse=True) for table in start
+        )
         self.optimiser = torch.optim.SGD([self.vectors.weight, self.outputs.weight], lr=LR)
+        self.batches = [list(map(torch.from_numpy, batch)) for batch in zip(centres, contexts, noise, strict=True)]
 
-    def noise(self, key: mg.Key, steps: int, given: np.ndarray):
-        return given
+    def learn(self, steps: int) -> None:
+        for centres, contexts, noise in self.batches[:steps]:
+            hidden = self.vectors(centres)  # (B, d)
+            rows = self.outputs(self.torch.cat([contexts[:, None], noise], dim=1))  # (B, 1 + k, d)
+            scores = self.torch.bmm(rows, hidden[:, :, None])[:, :, 0]  # (B, 1 + k)
+            loss = -self.logsigmoid(scores[:, 0]).sum() - self.logsigmoid(-scores[:, 1:]).sum()
+            self.optimiser.zero_grad()
+            loss.backward()
+            self.optimiser.step()
 
-    def learn(self, centres, contexts, noise) -> None:
-        torch, logsigmoid = self.torch, self.torch.nn.functional.logsigmoid
-        centres, contexts, noise = map(torch.from_numpy, (centres, contexts, noise))  # no copies
-        hidden = self.vectors(centres)  # (B, d)
-        rows = self.outputs(torch.cat([contexts[:, None], noise], dim=1))  # (B, 1 + k, d)
-        scores = torch.bmm(rows, hidden[:, :, None])[:, :, 0]  # (B, 1 + k)
-        loss = -logsigmoid(scores[:, 0]).sum() - logsigmoid(-scores[:, 1:]).sum()
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-
-    def weights(self) -> list[np.ndarray]:
+    def vectors_from_the_same_noise(self) -> list:
+        self.learn(20)
         return [self.vectors.weight.detach().numpy(), self.outputs.weight.detach().numpy()]
+
+
+# %% Word by word: epoch() learns the whole text once, held_out(epochs) -> the loss of what was held out
+class MinigradKernel:
+    name, package = "minigrad, kernel", None
+
+    def __init__(self, tokens, counts, held_out, threads):
+        self.tokens, self.counts, self.held_out_pairs, self.threads = tokens, counts, held_out, threads
+        self.begin()
+
+    def begin(self) -> None:
+        size, key = (len(self.counts), DIM), mg.Key(1)
+        self.layer = losses.NegativeSampling(
+            *size, counts=self.counts, key=key.fold(0), k=NEGATIVES, shared=NEGATIVES, bias=False
+        )
+        self.vectors = mg.param((key.fold(1).uniform(size) - 0.5) / DIM)
+        self.layer.weight.data = np.zeros(size, np.float32)
+        self.optimiser, self.epochs = mg.optim.SGD([self.vectors, self.layer.weight], lr=LR), 0
+
+    def epoch(self, rates=None) -> None:
+        ids, sentence = self.tokens
+        rates = np.full(len(ids), LR) if rates is None else rates
+        self.epochs += 1
+        text = ids, sentence, np.full(len(ids), WINDOW)
+        model = self.vectors, self.layer, self.optimiser
+        skipgram.learn(*model, *text, mg.Key(self.epochs), rates, threads=self.threads)
+
+    def held_out(self, epochs: int) -> float:
+        self.begin()
+        for rates in np.array_split(np.linspace(LR, LR * 1e-4, epochs * len(self.tokens[0])), epochs):
+            self.epoch(rates)
+        return skipgram.held_out_loss(self.vectors.data, self.layer.weight.data, *self.held_out_pairs)
+
+
+class Gensim:
+    name, package = "gensim", "gensim"
+
+    def __init__(self, tokens, counts, held_out, threads):
+        ids, sentence = tokens
+        ends = np.flatnonzero(np.diff(sentence)) + 1
+        self.sentences = [list(map(str, words)) for words in np.split(ids, ends)]
+        self.counts, self.held_out_pairs, self.threads = counts, held_out, threads
+        self.begin()
+
+    def begin(self) -> None:
+        from gensim.models import Word2Vec
+
+        how = dict(sg=1, hs=0, negative=NEGATIVES, window=WINDOW, shrink_windows=False, sample=0, min_count=1)
+        self.model = Word2Vec(vector_size=DIM, workers=self.threads, alpha=LR, seed=1, **how)
+        self.model.build_vocab(self.sentences)
+
+    def epoch(self, epochs: int = 1, last: float = LR) -> None:
+        self.model.train(
+            self.sentences, total_examples=len(self.sentences), epochs=epochs, start_alpha=LR, end_alpha=last
+        )
+
+    def held_out(self, epochs: int) -> float:
+        self.begin()
+        self.epoch(epochs, LR * 1e-4)
+        vectors, outputs = np.zeros((2, len(self.counts), DIM), np.float32)
+        words = np.array(self.model.wv.index_to_key, np.int64)
+        vectors[words], outputs[words] = self.model.wv.vectors, self.model.syn1neg
+        return skipgram.held_out_loss(vectors, outputs, *self.held_out_pairs)
+
+
+# %% The text: what is learned, and what is held out
+def divided(tokens: Tokens, size: int, key: mg.Key):
+    """(ids, sentence) to learn, the counts of these, and pairs with noise of the other sentences."""
+    out = tokens.sentence % HELD_OUT == HELD_OUT - 1
+    ids, sentence = tokens.ids[~out].astype(np.int64), tokens.sentence[~out].astype(np.int64)
+    counts = np.bincount(ids, minlength=size)
+    centres, contexts = skipgram_pairs(Tokens(tokens.ids[out], tokens.sentence[out]), WINDOW)
+    known = (counts[centres] > 0) & (counts[contexts] > 0)  # gensim knows no others
+    centres, contexts = centres[known].astype(np.int64), contexts[known].astype(np.int64)
+    sampler = losses.NegativeSampling(size, 1, counts=counts, key=key, bias=False).sampler
+    return (ids, sentence), counts, (centres, contexts, sampler.sample(key, (len(centres), NEGATIVES)))
 
 
 # %% All of it
 def parser():
     p = common_flags(__doc__, name="skipgram")
     p.set_defaults(out=Path("out") / "versus-skipgram")
-    p.add_argument("--rounds", type=int, default=9, help="rounds, each rival once in each (default 9)")
+    p.add_argument("--rounds", type=int, default=9, help="rounds, each contestant once in each (default 9)")
+    p.add_argument("--epochs", type=int, default=5, help="epochs before the loss of what was held out (default 5)")
     return p
 
 
@@ -104,58 +181,80 @@ def main(argv=None) -> None:
     args = parser().parse_args(argv)
     if args.device != "cpu":
         raise DemoError("this race is between CPUs: leave out --device")
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise DemoError("there is no rival: pip install torch") from None
+    for flag in ("rounds", "epochs"):
+        if getattr(args, flag) < 1:
+            raise DemoError(f"--{flag} must be positive, got {getattr(args, flag)}")
     out = output_folder(args.out)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    steps, rounds = (10, 3) if args.quick else (100, args.rounds)
+    steps, rounds, epochs = (20, 3, 1) if args.quick else (100, args.rounds, args.epochs)
+    reading = ("reading docstrings", "files") if args.corpus is None else (f"reading {args.corpus.name}", "bytes")
+    with counted(*reading) as progress:
+        text = read_text(args.corpus, min_count=1, limit_words=60_000 if args.quick else None, progress=progress)
+    print(text.describe(), flush=True)
+    key = mg.Key(args.seed)
+    results = {"environment": environment(), "corpus": text.describe(), "versions": {}, "absent": {}, "races": {}}
 
-    with counted("reading docstrings", "files") as progress:
-        corpus = load_corpus(args.corpus, limit_words=60_000 if args.quick else None, progress=progress)
-    vocabulary = Vocabulary.from_sentences(corpus.sentences, 5)
-    tokens = vocabulary.encode(corpus.sentences)
-    centres, contexts = skipgram_pairs(tokens, WINDOW)
-    pairs_per_word = len(centres) / len(tokens)
-    order = np.random.default_rng(args.seed).permutation(len(centres))[: steps * BATCH]
-    if len(order) < steps * BATCH:
-        raise DemoError(f"the text has {len(centres):,} pairs; {steps * BATCH:,} are needed")
+    def race(title: str, contestants, setup, threads, method, words, proof=None, last=None, **arguments):
+        """One race and its table; a rival alone is no reason to end, the next race may have another."""
+        try:
+            with Race(contestants, setup, threads=threads) as runners:
+                differ = runners.agree(proof, tolerance=1e-5) if proof else None
+                times = runners.run(method, rounds=rounds, **arguments)
+                losses_held_out = runners.ask("held_out", epochs=last) if last else {}
+                results["versions"] |= runners.versions
+        except DemoError as error:
+            print(f"{title}: {error}", flush=True)
+            results["absent"][title] = str(error)
+            return
+        (ours, *_), rows, found = times.seconds, [], {}
+        for name in times.seconds:
+            ratio = times.ratio(name, ours)
+            rows.append([name, words / times.median(name), None if name == ours else str(ratio)])
+            rows[-1] += [losses_held_out.get(name)] if last else []
+            found[name] = {"words_per_second": words / times.median(name), "time_over_ours": vars(ratio)}
+            found[name] |= {"held_out_loss": losses_held_out[name]} if last else {}
+        table(title, ["", "words/s", "time over ours", *["held-out loss"] * bool(last)], rows)
+        more = {"vectors_differ_by": differ, "seconds": dict(times.seconds), "words_per_round": words}
+        results["races"][title] = {"contestants": found, "threads": threads, **more}
+
+    frequent = read_text(args.corpus, min_count=5, limit_words=60_000 if args.quick else None)
+    centres, contexts = skipgram_pairs(frequent.tokens, WINDOW)
+    pairs_per_word, needed = len(centres) / len(frequent.tokens), steps * BATCH
+    if len(centres) < needed:
+        raise DemoError(f"the text has {len(centres):,} pairs; {needed:,} are needed")
+    order = np.random.default_rng(args.seed).permutation(len(centres))[:needed]
     centres, contexts = (ids[order].reshape(steps, BATCH).astype(np.int64) for ids in (centres, contexts))
-
-    key, size = mg.Key(args.seed), (len(vocabulary), DIM)
-    start = [(key.fold(i).uniform(size) - 0.5) / DIM for i in range(2)]
-    rivals = [rival(vocabulary.counts, *start) for rival in (Minigrad, Torch)]
-    given = rivals[0].layer.draw(key, BATCH, steps)
-
-    for rival in rivals:  # the warm-up is the proof: the same noise, the same vectors
-        for step in range(min(steps, 20)):
-            rival.learn(centres[step], contexts[step], given[step])
-    difference = max(abs(a - b).max() for a, b in zip(rivals[0].weights(), rivals[1].weights(), strict=True))
-    if not difference < 1e-5:
-        raise AssertionError(f"the rivals learned different vectors: they differ by {difference}")
-
-    seconds = {rival.name: [] for rival in rivals}
-    for number in range(rounds):
-        for rival in rivals if number % 2 else rivals[::-1]:
-            begin = time.perf_counter()
-            noise = rival.noise(key.fold(9, number), steps, given)
-            for step in range(steps):
-                rival.learn(centres[step], contexts[step], noise[step])
-            seconds[rival.name].append(time.perf_counter() - begin)
-
-    ours, theirs = seconds.values()
-    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-    words = steps * BATCH / pairs_per_word
-    rows = [[name, words / statistics.median(t), steps * BATCH / statistics.median(t)] for name, t in seconds.items()]
-    print(f"{corpus.describe()}; {pairs_per_word:.2f} pairs a word; vectors equal to {difference:.1e}")
-    table("Skip-gram in mini-batches, one core, median of the rounds", ["", "words/s", "pairs/s"], rows)
-    ratio = statistics.median(ratios)
-    print(f"minigrad does {ratio:.2f} × the words of torch ({min(ratios):.2f} to {max(ratios):.2f} in {rounds} rounds)")
-    results = {"environment": environment(), "corpus": corpus.describe(), "vectors_differ_by": float(difference)}
-    results |= {"seconds": seconds, "words_per_round": words, "ratio_median": ratio, "ratios": ratios}
+    counts = frequent.vocabulary.counts
+    start = [(key.fold(i).uniform((len(counts), DIM)) - 0.5) / DIM for i in range(2)]
+    layer = losses.NegativeSampling(len(counts), DIM, counts=counts, key=key, k=NEGATIVES, bias=False)
+    batches = {"centres": centres, "contexts": contexts, "noise": layer.draw(key, BATCH, steps)}
+    race(
+        f"In mini-batches of {BATCH:,} pairs, with automatic differentiation, one core",
+        (MinigradBatches, TorchBatches),
+        {**batches, "counts": counts, "start": start},
+        threads=1,
+        method="learn",
+        steps=steps,
+        words=needed / pairs_per_word,
+        proof="vectors_from_the_same_noise",
+    )
+    tokens, counts, held_out = divided(text.tokens, len(text.vocabulary), key)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    for threads in [1, 2][: 1 if args.quick else cores]:
+        race(
+            f"Word by word, {'one core' if threads == 1 else 'two cores'}",
+            (MinigradKernel, Gensim),
+            {"tokens": tokens, "counts": counts, "held_out": held_out, "threads": threads},
+            threads=threads,
+            method="epoch",
+            words=len(tokens[0]),
+            last=epochs,
+        )
+    if not results["races"]:
+        raise DemoError("there is no race: pip install torch gensim")
+    print("".join(f"{name}: {library}\n" for name, library in results["versions"].items()), end="")
+    print(f"time over ours: in the same round, median of {rounds}, and the interval of that median")
     write_json(out / "results.json", results)
+    print(f"in {out}: results.json")
 
 
 if __name__ == "__main__":
