@@ -74,7 +74,7 @@ def merge(one: tuple, other: tuple) -> tuple:
 
 # ---- the fast way: scores, loss and all gradients in one operation --------------------------------------------------
 
-CACHED = 1 << 16  # numbers that a pass works on before the next pass goes over them: so many stay in the cache
+CACHED = 1 << 17  # numbers that a pass works on before the next pass goes over them: so many stay in the cache
 
 
 def _exponentials(scores: type_of_array, bias: Any) -> tuple[type_of_array, type_of_array]:
@@ -129,7 +129,9 @@ def _rule(g, y, residual, hidden, weight, bias, *, targets, chunk):
         d_hidden, d_weight = xp.zeros_like(hidden), xp.empty_like(weight)
         g_hidden = hidden * g[:, None]  # (B, d)
         for here, p in _chunks(hidden, weight, chunk):  # (B, chunk)
-            p -= l_or_z[:, None] if d_bias is None else l_or_z[:, None] - bias[here]
+            if d_bias is not None:
+                p += bias[here]
+            p -= l_or_z[:, None]
             xp.exp(p, out=p)  # (5)
             d_hidden += p @ weight[here]
             xp.matmul(p.T, g_hidden, out=d_weight[here])
@@ -144,12 +146,17 @@ def _rule(g, y, residual, hidden, weight, bias, *, targets, chunk):
 
 
 def _chunks(hidden, weight, chunk: int) -> Iterator[tuple[slice, type_of_array]]:
-    """The vocabulary in slices of `chunk` words, each with its scores but for the bias: always in the same memory."""
+    """The vocabulary in slices of `chunk` words, each with its scores but for the bias: always in the same memory.
+
+    There a word has a row, of B numbers: all four products are then of a kind for which BLAS need transpose nothing
+    that is large, and a maximum over the words is one of whole rows.
+    """
     xp = xp_of(hidden)
-    memory = xp.empty((len(hidden), min(chunk, len(weight))), hidden.dtype)
+    hidden = xp.ascontiguousarray(hidden.T)  # (d, B)
+    memory = xp.empty((min(chunk, len(weight)), hidden.shape[1]), hidden.dtype)
     for i in range(0, len(weight), chunk):
         words = weight[i : i + chunk]
-        yield slice(i, i + chunk), xp.matmul(hidden, words.T, out=memory[:, : len(words)])  # (B, chunk)
+        yield slice(i, i + chunk), xp.matmul(words, hidden, out=memory[: len(words)]).T  # (B, chunk), a view
 
 
 full_softmax = mg.primitive("full_softmax", _forward, joint=_rule)

@@ -113,7 +113,7 @@ def parser():
     p.set_defaults(out=Path("out") / "versus-softmax")
     p.add_argument("--full", action="store_true", help="a vocabulary of a million, too")
     p.add_argument("--rounds", type=int, default=9, help="rounds, each contestant once in each (default 9)")
-    p.add_argument("--chunk", type=int, default=512, metavar="N", help="words in a chunk (default 512)")
+    p.add_argument("--chunk", type=int, default=1024, metavar="N", help="words in a chunk (default 1024)")
     p.add_argument("--threads", type=int, choices=[1, 2], default=1, help="cores, and threads of each (default 1)")
     return p
 
