@@ -9,7 +9,7 @@ log(1 + e^−100) is log 1. Each function here says in which form it is right ev
 from numbers import Real
 
 from . import kernels
-from .backend import check_ids, quiet, xp_of
+from .backend import check_ids, on_cpu, quiet, xp_of
 from .rows import worth_a_kernel
 
 
@@ -83,19 +83,25 @@ def _softmax(a, axis):
     return p, m, total
 
 
-def cross_entropy(logits, *, targets):
+def cross_entropy(logits, *, targets, reduction="none"):
     """logsumexp(s) − s_t for each row s of `logits`, and for the rule softmax(s) − 1[· = t], made in the same pass."""
     xp, rows = xp_of(logits), logits.reshape(-1, logits.shape[-1])  # (n, V)
     t = targets.reshape(-1)
+    if not t.size and reduction == "mean":
+        raise ValueError("the mean of nothing is not defined")
     if worth_a_kernel(rows, rows) and bool(xp.isfinite(rows).all()):
         losses, gradient = xp.empty(len(rows), rows.dtype), xp.empty_like(rows)
         kernels.cross_entropy(rows, t, losses, gradient)
-        return losses.reshape(targets.shape), gradient.reshape(logits.shape)
-    gradient, m, total = _softmax(rows, 1)
-    n = xp.arange(len(rows))
-    losses = xp.log(total)[:, 0] + (m[:, 0] - rows[n, t])
-    gradient[n, t] -= 1.0
-    return losses.reshape(targets.shape), gradient.reshape(logits.shape)
+    else:
+        gradient, m, total = _softmax(rows, 1)
+        n = xp.arange(len(rows))
+        losses = xp.log(total)[:, 0] + (m[:, 0] - rows[n, t])
+        gradient[n, t] -= 1.0
+    if reduction == "none":
+        losses = losses.reshape(targets.shape)
+    else:
+        losses = losses.sum() if reduction == "sum" else losses.sum() * losses.dtype.type(1.0 / t.size)
+    return losses, gradient.reshape(logits.shape)
 
 
 def mean(a, *, axis=None, keepdims=False):
@@ -133,7 +139,10 @@ def linear(x, weight, bias):
     """x Wᵀ + b: x (..., n), weight (m, n), bias (m,) or a number -> (..., m)."""
     if getattr(weight, "ndim", 0) != 2 or not getattr(x, "ndim", 0) or x.shape[-1] != weight.shape[1]:
         raise ValueError("expected x (..., n) and weight (m, n)")
-    y = x @ weight.T
+    if on_cpu(x) and x.ndim == 2 and 1 < len(x) <= x.shape[1] / 4:  # BLAS transposes a factor on the right: not the
+        y = xp_of(x).ascontiguousarray((weight @ x.T).T)  # weights, if the batch is much smaller
+    else:
+        y = x @ weight.T
     if not isinstance(bias, float):
         y += bias
     return y

@@ -69,8 +69,8 @@ softmax = primitive("softmax", numerics.softmax, keep="y",
                     d=[lambda g, y, a, axis=-1: y * (g - (g * y).sum(axis=axis, keepdims=True))])
 log_softmax = primitive("log_softmax", numerics.log_softmax, keep="y",
                         d=[lambda g, y, a, axis=-1: g - exp(y) * g.sum(axis=axis, keepdims=True)])
-cross_entropies = primitive("cross_entropy", numerics.cross_entropy, keep="x", joint=lambda g, y, G, a, targets:
-                            (column(g) * (p_minus_one(a, targets) if G is None else G),))
+cross_entropies = primitive("cross_entropy", numerics.cross_entropy, keep="x", joint=lambda g, y, G, a, targets, **o:
+                            (each(g, targets, **o) * (p_minus_one(a, targets) if G is None else G),))
 
 # ---- products ----------------------------------------------------------------------------------------------------
 dot = primitive("dot", numerics.dot, d=[lambda g, y, a, b: column(g) * b, lambda g, y, a, b: column(g) * a], keep="x")
@@ -158,6 +158,11 @@ def p_minus_one(logits, targets):
     xp, n = xp_of(t), t.size
     ones = put(xp.ones(n, logits.dtype), index=(xp.arange(n), t), shape=(n, logits.shape[-1]))
     return softmax(logits) - ones.reshape(logits.shape)
+
+
+def each(g, targets, reduction="none"):
+    """The gradient of every row's loss, of the gradient of their mean, of their sum, or of them all."""
+    return column(g) if reduction == "none" else g if reduction == "sum" else g * (1.0 / targets.size)
 
 
 def parts(g, shapes, axis):
@@ -325,8 +330,7 @@ def cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> Any:
     check_ids("minigrad.cross_entropy: targets", targets, logits.shape[-1])
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'minigrad.cross_entropy: reduction must be "mean", "sum" or "none", got {reduction!r}')
-    losses = cross_entropies(logits, targets=targets.astype("int64"))  # a copy, if it is a buffer
-    return losses if reduction == "none" else {"mean": mean, "sum": sum}[reduction](losses)
+    return cross_entropies(logits, targets=targets.astype("int64"), reduction=reduction)  # a copy, if it is a buffer
 
 
 # ---- the operators of a tensor -----------------------------------------------------------------------------------

@@ -31,15 +31,15 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
     """
     results = dict.fromkeys(wanted or ())  # nodes are visited and forgotten: what is wanted of them is noted here
     watch = tape.state.watch
-    # By leaf, or by the number of a node: [it, what has arrived there, whether this walk made that array, so that
-    # adding in place harms nobody]. Which nodes wait: the one of the highest number, and a heap of the other numbers,
-    # negative, for a heap gives the least. In a chain no other ever waits.
+    # What has arrived at each leaf and node; at which of them the sum is an array of this walk's own, to be added to in
+    # place; and which nodes wait: the one of the highest number, and a heap of the others, their numbers negative, for
+    # a heap gives the least. In a chain no other ever waits.
     start = root if root._node is None else root._node
-    highest, heap = getattr(start, "number", 0), []
-    arrived = {highest or start: [start, seed, False]}
-    while highest:
-        node, g, _ = arrived.pop(highest)
-        highest = -heappop(heap) if heap else 0
+    arrived, own = {start: seed}, set()
+    first, heap = root._node, []
+    while first is not None:
+        node, g = first, arrived.pop(first)
+        first = heappop(heap)[1] if heap else None
         if results and node in results:
             results[node] = g
         if type(g) is Rows:
@@ -74,25 +74,26 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
             for parent, gradient in zip(node.parents, gradients):
                 if parent is None:
                     continue
-                if type(parent) is Node:
-                    key, like = parent.number, parent
-                else:
-                    key, like = parent, parent._data
+                like = parent if type(parent) is Node else parent._data
                 if gradient.shape != like.shape or gradient.dtype is not like.dtype or create_graph:
                     gradient = _fit(gradient, like.shape, like.dtype, op, create_graph)
-                if key not in arrived:
-                    arrived[key] = [parent, gradient, False]
-                    if like is parent:  # a node: it waits
-                        if key > highest:
-                            key, highest = highest, key
-                        if key:
-                            heappush(heap, -key)
+                if parent in arrived:
+                    if parent in own and type(gradient) is type(arrived[parent]):
+                        arrived[parent] += gradient  # the third and later arrivals (a tensor's += makes a new tensor)
+                    else:
+                        arrived[parent] = arrived[parent] + gradient
+                        own.add(parent)
                     continue
-                there = arrived[key]
-                if there[2] and type(gradient) is type(there[1]):
-                    there[1] += gradient  # the third and later arrivals (a tensor's += makes a new tensor)
+                arrived[parent] = gradient
+                if like is not parent:
+                    continue  # a leaf: there the walk ends
+                if first is None:
+                    first = parent
+                elif parent.number > first.number:
+                    heappush(heap, (-first.number, first))
+                    first = parent
                 else:
-                    there[1], there[2] = there[1] + gradient, True
+                    heappush(heap, (-parent.number, parent))
         except Exception as error:
             error.add_note(f"in the rule of minigrad.{op.name}")
             raise
@@ -100,9 +101,9 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
             node.saved = None
     taken = {id(_owner(seed))}
     if wanted is not None:
-        results |= {leaf: gradient for leaf, gradient, _ in arrived.values()}
+        results |= arrived  # the leaves
         return [_own(results[w], taken) for w in wanted]
-    for leaf, gradient, _ in arrived.values():
+    for leaf, gradient in arrived.items():
         gradient, before = _own(gradient, taken), leaf.grad
         if Tensor in (type(gradient), type(before)):  # rows are arrays; beside a tensor they are written out
             gradient, before = (g.dense() if type(g) is Rows else g for g in (gradient, before))

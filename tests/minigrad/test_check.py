@@ -131,8 +131,8 @@ def test_tensors_are_leaves_in_range(x):
 
 
 @given(tensors((3,), unique=True))
-def test_unique_tensors_have_no_value_twice(x):
-    assert len(set(x.data.tolist())) == 3
+def test_unique_tensors_have_no_two_values_close_together(x):
+    assert np.diff(np.sort(x.data)).min() > 0.0059  # of [−3, 3]
 
 
 @given(broadcastable(3))
