@@ -67,8 +67,10 @@ def save(path: str | Path, arrays: Mapping[str, Any], notes: Mapping[str, Any] |
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-    except BaseException:
+    except BaseException as error:
         beside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno:
+            raise type(error)(error.errno, f"minigrad.save: {error.strerror}", str(path)) from error
         raise
 
 

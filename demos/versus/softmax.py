@@ -7,7 +7,7 @@ Cross-entropy of 128 hidden vectors of 128 numbers over V words, forward, and ba
 (V, 128) and the bias: this project's FullSoftmax whole, and a chunk of the vocabulary at a time, and PyTorch's
 cross_entropy(linear(h, W, b)). V = 1,000, 10,000, 100,000, and with --full a million, for which 8 GB must be
 free. First all must find the same loss and gradients. The memory is what one step takes at its highest beyond the
-weights and their gradient, measured in the first step of a process. Takes about a minute, --full three; needs
+weights and their gradient, measured in the first step of a process. Takes half a minute, --full two; needs
 `pip install 'minigrad[versus]'`.
 """
 

@@ -56,6 +56,15 @@ def test_a_linear_layer_is_x_times_w_transposed_plus_b():
     assert nn.Linear(3, 2, key=mg.Key(0), bias=False).parameters()[0].shape == (2, 3)
 
 
+@pytest.mark.parametrize("batch", [0, 1, 2, 4, 5, 20])
+def test_a_linear_layer_gives_each_row_what_it_gives_in_any_batch(batch):
+    """A small batch of long rows, up to a quarter as many as they are long, takes another way to its product."""
+    x, weight, bias = mg.Key(1).normal((batch, 16)), mg.Key(2).normal((3, 16)), mg.Key(3).normal(3)
+    y = mg.rules.linear(mg.tensor(x), weight, bias).data
+    assert y.shape == (batch, 3) and y.flags.c_contiguous
+    assert all(np.allclose(y[i], weight @ x[i] + bias, rtol=1e-5, atol=1e-5) for i in range(batch))
+
+
 def test_initial_weights_are_uniform_within_one_over_the_root_of_the_inputs():
     weight = nn.Linear(100, 400, key=mg.Key(0)).weight.data * 10.0
     assert abs(weight).max() <= 1.0

@@ -125,7 +125,7 @@ def test_what_cannot_be_kept_is_named_and_no_file_is_made(tmp_path, arrays, note
 
 
 def test_a_folder_that_is_not_there_is_an_error_of_the_system(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"minigrad.save: No such file or directory: '.*missing.a\.npz'"):
         mg.save(tmp_path / "missing" / "a.npz", {"w": np.ones(1)})
     with pytest.raises(FileNotFoundError):
         mg.load(tmp_path / "a.npz")
