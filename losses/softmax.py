@@ -1,34 +1,41 @@
-"""The softmax, exactly: what every other chapter gets round, and how to do without its biggest array.
+"""The softmax, exactly: what every other chapter avoids computing, and how to do without its biggest array.
 
-The slide: "p = softmax(s): for each word exponentiate its score, divide by the sum". With V = 100,000 words that sum is
-where a language model spends its time, and the scores of a batch are the biggest array it ever holds.
+The slide: P(x | h) = e^{s(x | h)} / Σ_x̃ e^{s(x̃ | h)}, and of the sum: "this is expensive, would like to approximate".
+This page approximates nothing. With V = 100,000 words that sum is where a language model spends its time, and the
+scores of a batch are the biggest array it ever holds.
 
     h   (d,) the context;  t the right word              V       words in the vocabulary, B examples in a batch
     s   (V,) the scores, s_w = W_w · h + b_w             p       (V,) the softmax of s
+    m   the greatest of some scores s_v                  l       Σ e^{s_v − m} over the same
+    L   the loss of one example                          G       (V,) its gradient ∂L/∂s
 
 The loss.
     (1)  p_w = e^{s_w} / Σ_v e^{s_v},   L = −log p_t = log Σ_v e^{s_v} − s_t.
-    (2)  A constant c added to every score cancels:  log Σ_v e^{s_v} = m + log Σ_v e^{s_v − m}.  With m the greatest
-         score no exponential exceeds 1, so none overflows, and the sum is at least 1, so its logarithm is finite.
+    (2)  A constant added to every score cancels:  log Σ_v e^{s_v} = m + log Σ_v e^{s_v − m}.  With m the greatest score
+         no exponential exceeds 1, so none overflows, and the sum l is at least 1, so its logarithm is finite:
+            L = log l − (s_t − m),
+         in this order, for m + log l would be rounded to the digits of m, which may be large.
 
 Its gradient.
-    (3)  ∂L/∂s_w = e^{s_w} / Σ_v e^{s_v} − 1[w = t] = p_w − 1[w = t].  The numbers add up to zero: what the right word
-         gains the others lose. No p_w is zero, so every row of W has a gradient: G_w h. That is the cost.
+    (3)  G_w = e^{s_w} / Σ_v e^{s_v} − 1[w = t] = p_w − 1[w = t].  The numbers add up to zero: a step against G raises
+         s_t by as much as it lowers all others together. As 0 < p_w < 1 no G_w is zero, and each of the V rows of W has
+         a gradient, G_w h, to be computed and written. That is the cost.
 
-In chunks. The scores of a batch are B V numbers: with B = 128 and V = 1,000,000 in float32 512 MB, and as much again
-for p. But (2) needs them only as a maximum and a sum, which can be had a chunk of the vocabulary at a time.
-    (4)  A chunk C becomes the pair (m, l) = (max_C s, Σ_C e^{s_v − m}). Two chunks become one by
+In chunks. The scores of a batch are B V numbers: with B = 128 and V = 1,000,000 in float32 512 MB (and as much again
+for p, unless it overwrites them, as it does here). But beside s_t, one dot product, (2) needs them only as a maximum
+and a sum, and these can be had a chunk of the vocabulary at a time.
+    (4)  A chunk C becomes the pair m = max_C s, l = Σ_C e^{s_v − m}. Two chunks without a common word become one by
             (m, l) ⊕ (m', l') = (M, l e^{m − M} + l' e^{m' − M}),   M = max(m, m').
-         ⊕ is associative and commutative, as max and sum are, and (−∞, 0) changes nothing. So the chunks may come in
-         any order, be merged in any grouping, or lie on different machines. At the end log Σ e^s = m + log l.
-    (5)  On the way back each chunk's scores are computed again, one matrix product more, and then, with
-         z = log Σ e^s known, p_w = e^{s_w − z} directly: no maximum is needed, for s_w ≤ z.
-         So B V numbers are never in memory, only B · chunk of them. (Milakov and Gimelshein, "Online normalizer
-         calculation for softmax", 2018, have (4); Wijmans et al., "Cut Your Losses in Large-Vocabulary Language
-         Models", ICLR 2025, do all of it in one GPU kernel.)
+         l e^m is Σ_C e^{s_v}, whatever m is: ⊕ takes the maximum of the one and adds the other. So, like these, it is
+         associative and commutative, and (−∞, 0), no words at all, changes nothing. The chunks may come in any order,
+         be merged in any grouping, or lie on different machines.
+    (5)  On the way back each chunk's scores are computed again, one matrix product more, and p_w = e^{s_w − m} / l at
+         once, for m and l of the whole vocabulary are known by now. So B V numbers are never in memory, only B · chunk.
+         (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018, have (4); Wijmans et al., "Cut
+         Your Losses in Large-Vocabulary Language Models", ICLR 2025, do all of it in one GPU kernel.)
 
-Cost of a step, in multiply-adds: whole 3 B V d, in chunks 4 B V d. Memory beyond W and its gradient: B V numbers whole,
-B · chunk in chunks. All V rows of W are read, and all have a gradient.
+Cost of a step: 3 B V d multiply-adds and B V exponentials, in chunks 4 B V d and 2 B V. Memory beyond W and its
+gradient: B V numbers, in chunks B · chunk and a few times B d. All V rows of W are read, and all have a gradient.
 """
 
 import math
@@ -47,7 +54,7 @@ from .layer import OutputLayer
 
 
 def softmax_naive(scores: Any, targets: type_of_array) -> Any:
-    """(1) as it stands: scores (B, V), targets (B,) -> loss (B,). NaN where a score is 1000."""
+    """(1) as it stands: scores (B, V), targets (B,) -> loss (B,). No number where a score is 1000."""
     exponentials = mg.exp(scores)  # (B, V)
     p = exponentials / exponentials.sum(axis=1, keepdims=True)  # (B, V)
     return -mg.log(mg.take_along_axis(p, targets[:, None], axis=1)[:, 0])  # (B,)
@@ -58,7 +65,7 @@ def softmax_naive(scores: Any, targets: type_of_array) -> Any:
 
 def softmax_cross_entropy(scores: Any, targets: type_of_array) -> tuple[Any, Any]:
     """Loss (2) and gradient (3): scores (B, V), targets (B,) integers -> loss (B,), G (B, V)."""
-    shifted = scores - mg.max(scores, axis=1, keepdims=True)  # (2), of s_t too: else m would swallow digits of log Σ
+    shifted = scores - mg.max(scores, axis=1, keepdims=True)  # (2): s − m, of s_t too
     loss = mg.logsumexp(shifted, axis=1) - mg.take_along_axis(shifted, targets[:, None], axis=1)[:, 0]
     return loss, p_minus_one(scores, targets)  # (3)
 
@@ -74,7 +81,7 @@ def merge(one: tuple, other: tuple) -> tuple:
 
 # ---- the fast way: scores, loss and all gradients in one operation --------------------------------------------------
 
-CACHED = 1 << 17  # numbers that a pass works on before the next pass goes over them: so many stay in the cache
+CACHED = 1 << 17  # numbers of which maximum, exponentials and sum are taken, before the next: so many stay in the cache
 
 
 def _exponentials(scores: type_of_array, bias: Any) -> tuple[type_of_array, type_of_array]:
@@ -94,62 +101,64 @@ def _exponentials(scores: type_of_array, bias: Any) -> tuple[type_of_array, type
 
 
 def _forward(hidden, weight, bias, *, targets, chunk):
-    """Loss (B,), and for the way back: whole (e^(s − m) (B, V), l), in chunks (None, z)."""
-    xp, bias = xp_of(hidden), None if isinstance(bias, float) else bias
+    """Loss (B,); and for the way back (e^(s − m) (B, V), or None if it is to be computed again, m (B,), l (B,))."""
+    xp, bias = xp_of(hidden), None if isinstance(bias, float) else bias  # 0.0: no bias, for a primitive takes no None
     if chunk is None:
         scores = hidden @ weight.T  # (B, V)
         right = scores[xp.arange(len(hidden)), targets] + (0.0 if bias is None else bias[targets])  # (B,)
         m, l = _exponentials(scores, bias)  # noqa: E741
-        return xp.log(l) + (m - right), (scores, l)  # (2)
+        return xp.log(l) - (right - m), (scores, m, l)  # (2)
     right = (hidden * weight[targets]).sum(axis=1) + (0.0 if bias is None else bias[targets])  # (B,)
     m, l = xp.full(len(hidden), -math.inf, hidden.dtype), xp.zeros(len(hidden), hidden.dtype)  # noqa: E741
     for here, scores in _chunks(hidden, weight, chunk):
         pair = _exponentials(scores, None if bias is None else bias[here])
         m, l = merge((m, l), pair)  # (4)  # noqa: E741
-    return xp.log(l) + (m - right), (None, m + xp.log(l))
+    return xp.log(l) - (right - m), (None, m, l)
 
 
 def _rule(g, y, residual, hidden, weight, bias, *, targets, chunk):
-    """(3): G = g (p − 1[w = t]), and with it ∂L/∂h = G W, ∂L/∂W = Gᵀ h, ∂L/∂b = Σ G over the batch.
+    """With g = ∂/∂L of each example, of G (3): ∂/∂h = g G W, ∂/∂W = (g G)ᵀ h, ∂/∂b = g G, the latter summed over B.
 
-    G itself is never made: p is e^(s − m) over l, and what is one number an example multiplies the (B, d) side.
+    G is never made: p is e^(s − m) / l, and g / l, one number for each example, multiplies the (B, d) arrays, not the
+    (B, V) one. Only if there is no residual, for derivatives of derivatives, B V numbers are made, chunks or not.
     """
-    if residual is None:  # for derivatives of derivatives
+    if residual is None:
         G = g.reshape((-1, 1)) * p_minus_one(hidden @ weight.T + bias, targets)
         return G @ weight, G.T @ hidden, G.sum(axis=0)
-    xp, (scores, l_or_z) = xp_of(hidden), residual
-    d_bias = None if isinstance(bias, float) else xp.empty(len(weight), weight.dtype)
-    if chunk is None:
-        share = g / l_or_z  # (B,)
-        d_hidden = (scores @ weight) * share[:, None]  # (B, d)
-        d_weight = scores.T @ (hidden * share[:, None])  # (V, d)
-        if d_bias is not None:
-            d_bias[:] = share @ scores
-    else:
-        d_hidden, d_weight = xp.zeros_like(hidden), xp.empty_like(weight)
-        g_hidden = hidden * g[:, None]  # (B, d)
-        for here, p in _chunks(hidden, weight, chunk):  # (B, chunk)
-            if d_bias is not None:
-                p += bias[here]
-            p -= l_or_z[:, None]
-            xp.exp(p, out=p)  # (5)
-            d_hidden += p @ weight[here]
-            xp.matmul(p.T, g_hidden, out=d_weight[here])
-            if d_bias is not None:
-                d_bias[here] = g @ p
-        d_hidden *= g[:, None]
+    xp, (exponentials, m, l) = xp_of(hidden), residual  # noqa: E741
+    bias = None if isinstance(bias, float) else bias
+    d_hidden, d_weight = xp.zeros_like(hidden), xp.empty_like(weight)
+    d_bias = None if bias is None else xp.empty_like(bias)
+    share = g / l  # (B,)
+    hidden_share = hidden * share[:, None]  # (B, d)
+    pieces = [(slice(None), exponentials)] if chunk is None else _again(hidden, weight, bias, m, chunk)
+    for here, e in pieces:  # (B, chunk)
+        d_hidden += e @ weight[here]
+        xp.matmul(e.T, hidden_share, out=d_weight[here])
+        if bias is not None:
+            d_bias[here] = share @ e
+    d_hidden *= share[:, None]
     d_hidden -= weight[targets] * g[:, None]  # −1[w = t]
     add_rows(d_weight, targets, hidden * g[:, None], -1.0)
-    if d_bias is not None:
+    if bias is not None:
         add_rows(d_bias, targets, g, -1.0)
     return d_hidden, d_weight, d_bias
 
 
-def _chunks(hidden, weight, chunk: int) -> Iterator[tuple[slice, type_of_array]]:
-    """The vocabulary in slices of `chunk` words, each with its scores but for the bias: always in the same memory.
+def _again(hidden, weight, bias, m, chunk: int) -> Iterator[tuple[slice, type_of_array]]:
+    """(5): the vocabulary in slices, each with its e^(s − m), (B, chunk)."""
+    for here, scores in _chunks(hidden, weight, chunk):
+        if bias is not None:
+            scores += bias[here]
+        scores -= m[:, None]
+        yield here, xp_of(scores).exp(scores, out=scores)
 
-    There a word has a row, of B numbers: all four products are then of a kind for which BLAS need transpose nothing
-    that is large, and a maximum over the words is one of whole rows.
+
+def _chunks(hidden, weight, chunk: int) -> Iterator[tuple[slice, type_of_array]]:
+    """The vocabulary in slices of `chunk` words, each with its scores but for the bias. A slice overwrites the last.
+
+    Seen as (B, chunk), in memory they are (chunk, B), a word's in a row. So W in `W hᵀ` and the exponentials in `eᵀ h`
+    stand on the left as they lie in memory, where BLAS is faster than with a long factor transposed on the right.
     """
     xp = xp_of(hidden)
     hidden = xp.ascontiguousarray(hidden.T)  # (d, B)
@@ -165,8 +174,8 @@ full_softmax = mg.primitive("full_softmax", _forward, joint=_rule)
 class FullSoftmax(OutputLayer):
     """The exact softmax over `vocab_size` words for contexts of `dim` numbers.
 
-    chunk: None to hold all B · V scores at once, or how many words of the vocabulary to take at a time (5): the same
-    loss and gradients in B · chunk memory, for one more matrix product. counts: not needed, as for no exact method.
+    chunk: None to hold all B · V scores at once, or how many words of the vocabulary to take at a time, (4) and (5):
+    the same loss and gradients but for rounding, in B · chunk memory, for one more matrix product. counts: not used.
     key, bias: see `OutputLayer`.
     """
 
@@ -188,7 +197,7 @@ class FullSoftmax(OutputLayer):
         hidden = self._checked(hidden)
         targets = self._checked_targets(hidden, targets)
         bias = 0.0 if self.bias is None else self.bias
-        with quiet():  # scores that overflow are an error below
+        with quiet():  # scores that overflow are an error in `_reduced`
             losses = full_softmax(hidden, self.weight, bias, targets=targets, chunk=self.chunk)
         return self._reduced(losses, reduction)
 
