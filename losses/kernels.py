@@ -25,10 +25,11 @@ def draw_alias(bucket_words, coin_words, keep, words_of, out):
 def skipgram(vectors, outputs, vector_sums, output_sums, ids, sentence, reach, noise, rates, eps, window, begin, end):
     """Twin of `skipgram.learn_naive` for the places begin, …, end − 1: returns how many pairs and how many updates.
 
-    Steps (1) to (5) of `skipgram.py`. noise (end − begin, k): of these places. Without sums (None) it is SGD, with
-    them Adagrad. window: the largest reach. Rows go four at a time, so that a number that is loaded is used four times;
-    where there are no four, rows of zeros fill up. σ in float32 is from a polynomial, off by (4 + |s|) 2⁻²⁴ of itself
-    at most.
+    Steps (1) to (6) of `skipgram.py`: vectors is U, outputs W, inputs c₁ … c_m, targets t, n₁ … n_k. noise: of these
+    places, (end − begin, k). Without sums (None) it is SGD, with them Adagrad. window: the largest reach. Rows go four
+    at a time, so that a number that is loaded is used four times; what fills up to four is a row of zeros (in O), or
+    has the weight zero (for H). σ in float32 is from a polynomial, off by (4 + 1.25 |s|) 2⁻²⁴ of itself at most down
+    to s = −87, and 2⁻¹²⁶ from there on.
     """
     d, k, num_tokens, dtype = vectors.shape[1], noise.shape[1], ids.shape[0], vectors.dtype
     zero, one, eps = dtype.type(0), dtype.type(1), dtype.type(eps)
@@ -48,10 +49,11 @@ def skipgram(vectors, outputs, vector_sums, output_sums, ids, sentence, reach, n
             for i in range(n):
                 flat[i] = one / (one + np.exp(-flat[i]))
             return
-        for i in range(n):  # e^−s = 2^t = 2^⌊t + ½⌋ · e^(f ln 2), |f| ≤ ½: an exponent, and the series of exp
-            t = min(max(flat[i] * np.float32(-1.4426950408889634), np.float32(-126.0)), np.float32(126.0))
-            whole = np.floor(t + np.float32(0.5))
-            f = np.float32(t - whole)
+        for i in range(n):  # e^−s = 2^y = 2^⌊y + ½⌋ · e^(f ln 2), |f| ≤ ½: an exponent, and the series of exp
+            y = flat[i] * np.float32(-1.4426950408889634)  # −s / ln 2
+            y = min(max(y, np.float32(-126.0)), np.float32(126.0))  # the exponents that float32 has
+            whole = np.floor(y + np.float32(0.5))
+            f = np.float32(y - whole)
             p = np.float32(1.5252733804059841e-05)  # (ln 2)⁷ / 7!
             p = p * f + np.float32(1.5403530393381608e-04)
             p = p * f + np.float32(1.3333558146428443e-03)
@@ -60,6 +62,7 @@ def skipgram(vectors, outputs, vector_sums, output_sums, ids, sentence, reach, n
             p = p * f + np.float32(2.4022650695910072e-01)
             p = p * f + np.float32(6.9314718055994529e-01)
             p = p * f + np.float32(1.0)
+            # 2^whole, by its bits: whole + 127, and 23 zeros of a fraction behind it
             power = np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
             flat[i] = one / (one + p * power)
 
@@ -75,11 +78,11 @@ def skipgram(vectors, outputs, vector_sums, output_sums, ids, sentence, reach, n
             add_weighted(table[ids[i]], -lr, weights[i], rows, num_rows)
 
     def adagrad(table, sums, ids, n, weights, rows, num_rows, lr):
-        for i in range(n - 1, -1, -1):
+        for i in range(n - 1, -1, -1):  # from the end: when the first of equal words is reached, it holds their sum
             first = 0
             while ids[first] != ids[i]:
                 first += 1
-            if first < i:  # (5) equal words are put together before anything is squared
+            if first < i:  # (6) equal words are put together before anything is squared
                 for j in range(num_rows):
                     weights[first, j] += weights[i, j]
                 continue
@@ -116,7 +119,7 @@ def skipgram(vectors, outputs, vector_sums, output_sums, ids, sentence, reach, n
                     s2 += h[x] * o2[x]
                     s3 += h[x] * o3[x]
                 G[a, b], G[a, b + 1], G[a, b + 2], G[a, b + 3] = s0, s1, s2, s3
-            G[a, 0] = -G[a, 0]
+            G[a, 0] = -G[a, 0]  # −s_t, so that σ below gives σ(−s_t)
         sigmoid(G.reshape(G.size), m * num_targets)
         for a in range(m):  # (3)
             G[a, 0] = -G[a, 0]  # σ(s) − 1 = −σ(−s), without a loss of digits where σ is nearly 1
@@ -126,7 +129,7 @@ def skipgram(vectors, outputs, vector_sums, output_sums, ids, sentence, reach, n
             for a in range(m, (m + 3) // 4 * 4):
                 GT[b, a] = zero  # for H holds older rows there; O has zeros where there are no words
         lr = dtype.type(rates[i])
-        if vector_sums is None:  # (4), (5)
+        if vector_sums is None:  # (4), (5), (6)
             sgd(vectors, inputs, m, G, O, num_targets, lr)
             sgd(outputs, targets, 1 + k, GT, H, m, lr)
         else:

@@ -5,29 +5,33 @@ compiled loop has neither cost; what remains is memory. This page arranges the s
 
     i       a place in the text; t the word there, the centre        U      vectors (V, d), what skip-gram is for
     c₁ … c_m  its contexts: the words of the same sentence            W      outputs (V, d), weights of the output layer
-            no further from i than its reach                         η      learning rate
+            no further from i than the reach of i                    η      learning rate
     n₁ … n_k  noise, drawn with replacement (hits on t stay)          σ(s)   1 / (1 + e^−s)
 
 The update of one place.
-    (1)  m pairs: from the vector U_c of each context the centre t is to be told from noise. (word2vec and gensim do it
-         this way round. The other, contexts told from noise by the centre's vector, has the same pairs of words when
-         all places have the same reach.)
+    (1)  m pairs. Mind the direction: from the vector U_c of each context the centre t is to be told from noise, as in
+         word2vec and gensim. (The other, contexts told from noise by the centre's vector, has the same pairs of words
+         when all places have the same reach: j is near i just when i is near j.)
     (2)  All m pairs share the k noise words (Ji, Satish, Li, Dubey: "Parallelizing Word2Vec in Shared and Distributed
-         Memory", arXiv 1604.04661, 2016, §III; step (7) of `sampled/negative.py`, with m = k). So with H (m, d), the
-         rows of U of the contexts, and O (1 + k, d), those of W of t, n₁ … n_k, all scores are one small product,
-         S = H Oᵀ (m, 1 + k).
-    (3)  L = Σ_a [softplus(−S_a0) + Σ_j softplus(S_aj)], hence G = ∂L/∂S = σ(S), less 1 in the column of t.
+         Memory", arXiv 1604.04661, 2016, §III; in (7) of `sampled/negative.py` they are the batch, which shares as many
+         noise words as each counts). So with H (m, d), the rows of U of the contexts, and O (1 + k, d), those of W of
+         t, n₁ … n_k, all scores are one small product, S = H Oᵀ (m, 1 + k): column 0 is t's, column j that of n_j.
+    (3)  L = Σ_a [softplus(−S_a0) + Σ_j softplus(S_aj)] over a = 1 … m, hence G = ∂L/∂S = σ(S), less 1 in column 0.
     (4)  ∂L/∂H = G O and ∂L/∂O = Gᵀ H: both with the old values, before either is updated.
-    (5)  A word may be twice among the contexts, or in t, n₁ … n_k: its contributions add up. SGD may add them one after
-         the other. Adagrad squares the sum, so they are put together first: for equal contexts a and b, the rows a
-         and b of G are added, for ∂L/∂U_c = (G_a + G_b) O.
+    (5)  Then each row r of U and W that took part is updated with its gradient g:  SGD r ← r − η g;  Adagrad, with a
+         sum for each number of the row, s ← s + g², r ← r − η g / (√s + ε).
+    (6)  A word may be twice among the contexts, or in t, n₁ … n_k: its contributions add up. SGD may add them one after
+         the other. Adagrad squares the sum, so they are put together first: for equal contexts a and b, rows a and b
+         of G are added, for ∂L/∂U_c = (G_a + G_b) O; for equal words among t, n₁ … n_k, two columns of G.
 
 Cost of a place: 3 m (1 + k) d multiply-adds, as for m pairs by themselves. But those read and write m (2 + k) rows,
 these m + 1 + k: 8 instead of 20 for m = 4, k = 3, and each number that is loaded is used in several products.
-The price: the gradient's expectation is the same, its variance larger, as m pairs have their noise in common.
+The price: the expectation of the gradient is the same, but m pairs have their noise in common, so where the vectors of
+the contexts point the same way the variance of ∂L/∂O is larger, up to m times. And all m see the values from before the
+place, where word2vec updates after each pair.
 
 Threads. Rows rarely collide, so let N threads update the same arrays without locks, each its part of the text (Recht,
-Ré, Wright, Niu: "Hogwild!", NIPS 2011, §2). Where two do write one row at once, numbers of one update are lost; both
+Ré, Wright, Niu: "Hogwild!", NIPS 2011). Where two do write one row at once, numbers of one update are lost; both
 compute with values that may be half new. The loss hardly suffers, but no run can be repeated: one thread learns the
 same from the same noise, to the last bit, two do not.
 """
@@ -109,8 +113,8 @@ def learn(
     vectors: (V, d), updated in place, and so is layer.weight. layer: without a bias, made with shared=k, the k noise
     words of a place. optimiser: SGD or Adagrad over [vectors, layer.weight]; Adagrad's sums go on.
     ids, sentence, reach (n,): the word at each place, the number of its sentence, and how far its contexts may stand.
-    noise (n, k): ids, as `layer.draw(key, 1, n)` draws them; or a key, with whose folds each thread draws for its
-    part of the text (one thread: with key.fold(0) for all). rates (n,): the learning rate of each place.
+    noise (n, k): ids, as `layer.draw(key, 1, n)` draws them; or a key: part p of the text draws its own with
+    key.fold(p), and there is one part for one thread, otherwise eight a thread. rates (n,): the learning rates.
     places: those to learn, all by default; contexts may stand before and behind them.
     threads: so many parts at once, without locks; only with one is the outcome the same each time.
     Nothing is said of numbers that grow beyond all bounds: see whether the vectors are finite.
@@ -150,9 +154,10 @@ def learn(
 def held_out_loss(
     vectors: type_of_array, outputs: type_of_array, inputs: type_of_array, targets: type_of_array, noise: type_of_array
 ) -> float:
-    """The mean loss (3) of pairs that were not learned from: inputs (n,), targets (n,), noise (n, k), all ids.
+    """The mean loss of pairs that were not learned from, each with noise of its own: (2) of `sampled/negative.py`.
 
-    vectors, outputs: (V, d) arrays, of whoever learned them; each pair has noise of its own. 4,096 pairs at a time.
+    vectors, outputs: (V, d) arrays, of whoever learned them. inputs (n,), targets (n,), noise (n, k): ids. 4,096 pairs
+    at a time.
     """
     total, xp = 0.0, xp_of(vectors)
     for begin in range(0, len(inputs), 4096):

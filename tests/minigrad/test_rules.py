@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad import numerics, rules
+from minigrad import kernels, numerics, rules
 from minigrad.check import NotDifferentiable, check_grads, tensors
 from minigrad.rows import worth_a_kernel
 
@@ -281,3 +281,12 @@ def test_infinite_scores_are_left_to_the_array_code():
     logits[0, 1:] = -np.inf
     losses, gradient = numerics.cross_entropy(logits, targets=np.array([0]))
     assert losses.tolist() == [0.0] and not gradient.any()
+
+
+def test_the_exponential_of_the_kernel_of_cross_entropy_is_off_by_no_more_than_said():
+    """In float32: gradients of a row beside the gradient of its maximum, where x = 0 and e^x = 1."""
+    x = np.append(-np.linspace(0, 86, 20_001), -60.0).astype("float32")[None]
+    losses, gradients = np.empty(1, "float32"), np.empty_like(x)
+    kernels.cross_entropy(x, np.array([20_001]), losses, gradients)
+    x, found = x[0, :-1].astype("float64"), gradients[0, :-1] / np.float64(gradients[0, 0])
+    assert (abs(found / np.exp(x) - 1) <= (3 + 1.25 * abs(x)) * 2.0**-24).all()
