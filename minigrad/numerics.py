@@ -83,13 +83,16 @@ def _softmax(a, axis):
     return p, m, total
 
 
+LEAST = 512  # numbers for which the kernel pays: it does the work of a dozen small operations
+
+
 def cross_entropy(logits, *, targets, reduction="none"):
     """logsumexp(s) − s_t for each row s of `logits`, and for the rule softmax(s) − 1[· = t], made in the same pass."""
     xp, rows = xp_of(logits), logits.reshape(-1, logits.shape[-1])  # (n, V)
     t = targets.reshape(-1)
     if not t.size and reduction == "mean":
         raise ValueError("the mean of nothing is not defined")
-    if worth_a_kernel(rows, rows) and bool(xp.isfinite(rows).all()):
+    if worth_a_kernel(rows, rows, LEAST) and bool(xp.isfinite(rows).all()):
         losses, gradient = xp.empty(len(rows), rows.dtype), xp.empty_like(rows)
         kernels.cross_entropy(rows, t, losses, gradient)
     else:

@@ -19,10 +19,10 @@ from . import kernels
 from .backend import check_ids, on_cpu, type_of_array, xp_of
 
 
-def worth_a_kernel(out: type_of_array, values: type_of_array) -> bool:
-    """Whether a Numba twin may write `values` into `out`, and they are so many that loading it pays."""
+def worth_a_kernel(out: type_of_array, values: type_of_array, least: int = 4096) -> bool:
+    """Whether a Numba twin may write `values` into `out`, and they are `least` or more, so that loading it pays."""
     same = out.dtype == values.dtype and out.dtype.char in "fd"  # float32 or float64
-    return on_cpu(out) and same and values.size >= 4096 and out.flags.c_contiguous
+    return on_cpu(out) and same and values.size >= least and out.flags.c_contiguous
 
 
 def flat(array: type_of_array) -> type_of_array:

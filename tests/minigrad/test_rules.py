@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 import minigrad as mg
 from minigrad import kernels, numerics, rules
 from minigrad.check import NotDifferentiable, check_grads, tensors
-from minigrad.rows import worth_a_kernel
 
 pytestmark = pytest.mark.engine
 CORNERS = ("max", "min", "maximum", "minimum", "abs", "relu", "clip", "clip from below")
@@ -263,12 +262,12 @@ def test_a_rule_of_the_wrong_shape_is_caught():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@given(seed=st.integers(0, 1000), scale=st.sampled_from([0.1, 3.0, 50.0, 1000.0]), columns=st.sampled_from([1, 7, 600]))
+@given(seed=st.integers(0, 1000), scale=st.sampled_from([0.1, 3.0, 50.0, 1000.0]), columns=st.sampled_from([1, 7, 500]))
 def test_the_kernel_of_cross_entropy_is_its_array_code(dtype, seed, scale, columns):
     rows = 4800 // columns + 1
     logits = mg.Key(seed).normal((rows, columns), dtype) * np.dtype(dtype).type(scale)
     targets = mg.Key(seed).fold(1).integers(0, columns, rows)
-    assert worth_a_kernel(logits, logits)
+    assert columns < numerics.LEAST <= logits.size
     losses, gradient = numerics.cross_entropy(logits, targets=targets)
     few = [numerics.cross_entropy(logits[i : i + 1], targets=targets[i : i + 1]) for i in range(rows)]
     tolerance = 1e-12 if dtype == "float64" else 2e-6
