@@ -117,7 +117,7 @@ def _forward(hidden, weight, bias, *, targets, chunk):
 
 
 def _rule(g, y, residual, hidden, weight, bias, *, targets, chunk):
-    """With g = ∂/∂L of each example, of G (3): ∂/∂h = g G W, ∂/∂W = (g G)ᵀ h, ∂/∂b = g G, the latter summed over B.
+    """(3), with g = ∂/∂L for each example: g G W is for h, (g G)ᵀ h for W, Σ g G over the batch for b.
 
     G is never made: p is e^(s − m) / l, and g / l, one number for each example, multiplies the (B, d) arrays, not the
     (B, V) one. Only if there is no residual, for derivatives of derivatives, B V numbers are made, chunks or not.
