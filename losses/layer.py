@@ -38,7 +38,7 @@ def row_scores_naive(hidden: Any, weight: Any, ids: type_of_array) -> Any:
 
 def _row_scores(hidden, weight, *, ids):
     check_ids("ids", ids, len(weight))
-    rows = weight.take(ids, axis=0)  # (B, k, d): weight[ids], in half the time
+    rows = weight.take(ids, axis=0)  # (B, k, d): weight[ids], but faster
     return xp_of(hidden).einsum("bkd,bd->bk", rows, hidden), rows
 
 

@@ -54,7 +54,7 @@ from .layer import OutputLayer
 
 
 def softmax_naive(scores: Any, targets: type_of_array) -> Any:
-    """(1) as it stands: scores (B, V), targets (B,) -> loss (B,). No number where a score is 1000."""
+    """(1) as it stands: scores (B, V), targets (B,) -> loss (B,). NaN or infinite where a score is 1000."""
     exponentials = mg.exp(scores)  # (B, V)
     p = exponentials / exponentials.sum(axis=1, keepdims=True)  # (B, V)
     return -mg.log(mg.take_along_axis(p, targets[:, None], axis=1)[:, 0])  # (B,)

@@ -163,7 +163,7 @@ def matmul(a, b):
 def look_up(a, *, ids):
     """The rows a[ids] of a table; an id that is out of range is an error on a GPU too, where it would wrap around."""
     check_ids("ids", ids, len(a))
-    return a.take(ids, axis=0)  # in half the time of a[ids]
+    return a.take(ids, axis=0)  # a[ids], but faster
 
 
 def put(g, *, index, shape):

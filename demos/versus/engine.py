@@ -3,9 +3,9 @@
     python demos/versus/engine.py
 
 The chain: y ← tanh(w y + b), y ← 1 − y y, two hundred times over: 1,000 elementwise operations on n = 10 (or 100)
-numbers, then a sum, and back to all three arguments. An operation's arithmetic takes a quarter of a microsecond here;
-what is measured is what an engine adds to it. The network: 784 → 256 → 256 → 10 with ReLU and cross-entropy, one step
-of SGD on 64 images; seven tenths of it are matrix products, for which all use libraries of the same kind.
+numbers, then a sum, and back to all three arguments. So few numbers are soon computed: what is measured is what an
+engine adds to that. The network: 784 → 256 → 256 → 10 with ReLU and cross-entropy, one step of SGD on 64 images; most
+of it are matrix products, for which all use libraries of the same kind.
 
 First all must find the same gradients, and the same losses after 20 steps. Rivals: PyTorch; and JAX compiled by
 `jit` (which sees the chain as one operation), Autograd and MyGrad when they are installed. Takes about a minute;

@@ -186,6 +186,28 @@ def test_a_key_draws_the_noise_that_the_layer_draws_with_its_first_fold():
     assert all(np.array_equal(a, b) for a, b in zip(state_of(ours).values(), state_of(theirs).values()))
 
 
+@pytest.mark.parametrize("signs, times", [([1, 1, 1], 3), ([1], 1), ([1, -1, 1], None)])
+def test_shared_noise_has_the_same_expectation_and_up_to_m_times_the_variance(signs, times):
+    """Every draw of one noise word counted: equal contexts have m times the variance, opposite ones less."""
+    q, W = np.array([0.5, 0.3, 0.2]), mg.Key(0).normal((3, 2), "float64") / 100
+    H = np.array(signs)[:, None] * np.array([[1.0, 2.0]])
+
+    def mean_and_variance(contexts):
+        noise_parts = np.zeros((3, 3, 2))  # of ∂L/∂W, for each word that may be drawn
+        for word in range(3):
+            noise_parts[word, word] = place_gradients(contexts, W[[0, word]])[1][1]
+        mean = np.tensordot(q, noise_parts, 1)
+        return mean, q @ ((noise_parts - mean) ** 2).sum(axis=(1, 2))
+
+    shared_mean, shared_variance = mean_and_variance(H)
+    means, variances = zip(*[mean_and_variance(context[None]) for context in H], strict=True)  # independent
+    assert np.allclose(shared_mean, sum(means), rtol=1e-12)
+    if times:
+        assert np.isclose(shared_variance, times * sum(variances), rtol=1e-12)
+    else:
+        assert shared_variance < sum(variances)
+
+
 # ---- σ in float32 ---------------------------------------------------------------------------------------------------
 
 

@@ -89,6 +89,12 @@ def test_cross_entropy_is_what_its_parts_say(logits, reduction):
     assert np.allclose(one, other, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@given(logits=tensors((3, 4)))
+def test_each_reduction_of_cross_entropy_is_right_to_second_order(logits, reduction):
+    check_grads(lambda s: mg.cross_entropy(s, [3, 0, 3], reduction) ** 2, logits)
+
+
 def test_softmax_and_cross_entropy_are_right_far_from_zero():
     logits = mg.param([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]])
     loss = mg.cross_entropy(logits, [1, 0], reduction="none")
