@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -29,6 +30,17 @@ def test_a_diamond_adds_both_ways():
     y = x * x
     (y * x + y).backward()  # x³ + x²
     assert x.grad == 3 * 9 + 2 * 3
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_of_several_nodes_that_wait_the_youngest_is_left_first(order):
+    """All three wait at once, come in any order, and each still has something to tell the one before it."""
+    x = mg.param([2.0])
+    a = x * x
+    b = a * a
+    c = b * b
+    mg.concat([[a, b, c][i] for i in order]).sum().backward()
+    assert x.grad == 2 * 2 + 4 * 2**3 + 8 * 2**7
 
 
 def test_a_third_arrival_does_not_write_into_somebody_elses_array():
