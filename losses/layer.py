@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 import minigrad as mg
 from minigrad.arguments import whole
-from minigrad.backend import check_ids, type_of_array, xp_of
+from minigrad.backend import on_cpu, read, type_of_array, xp_of
+from minigrad.ids import placed_ids
 from minigrad.rules import scatter_rows
 
 from .samplers import checked_counts, zipf
@@ -37,7 +38,6 @@ def row_scores_naive(hidden: Any, weight: Any, ids: type_of_array) -> Any:
 
 
 def _row_scores(hidden, weight, *, ids):
-    check_ids("ids", ids, len(weight))
     rows = weight.take(ids, axis=0)  # (B, k, d): weight[ids], but faster
     return xp_of(hidden).einsum("bkd,bd->bk", rows, hidden), rows
 
@@ -51,7 +51,7 @@ def _row_scores_rule(g, y, rows, hidden, weight, *, ids):
         return d_hidden, scatter_rows(d_rows.reshape((batch * k, -1)), ids=ids.reshape(-1), shape=weight.shape)
     d_hidden = (g[:, None, :] @ rows)[:, 0]  # (B, d)
     d_rows = xp_of(g).einsum("bk,bd->bkd", g, hidden)  # (B, k, d)
-    return d_hidden, mg.Rows(ids.reshape(-1), d_rows.reshape(batch * k, -1), weight.shape)
+    return d_hidden, mg.Rows(ids.reshape(-1), d_rows.reshape(batch * k, -1), weight.shape, checked=True)
 
 
 row_scores = mg.primitive("row_scores", _row_scores, joint=_row_scores_rule)
@@ -156,14 +156,15 @@ class OutputLayer:
         scores = hidden @ mg.take(self.weight, ids).T
         return scores if self.bias is None else scores + mg.take(self.bias, ids)
 
-    def _checked(self, hidden: Any) -> mg.Tensor:
+    def _checked(self, hidden: Any, finite: bool = True) -> mg.Tensor:
+        """`hidden` as a tensor (B, d). finite: look for NaN and infinities now, which on a GPU is a wait."""
         hidden = hidden if isinstance(hidden, mg.Tensor) else mg.tensor(hidden)
         if hidden.ndim != 2 or hidden.shape[1] != self.dim or not hidden.shape[0]:
             raise ValueError(
                 f"losses.{type(self).__name__}: hidden must have shape (B, {self.dim}) with B >= 1, "
                 f"got {list(hidden.shape)}"
             )
-        if not xp_of(hidden.data).isfinite(hidden.data).all():
+        if finite and not read(xp_of(hidden.data).isfinite(hidden.data).all()):
             raise FloatingPointError(f"losses.{type(self).__name__}: hidden holds NaN or infinities")
         if hidden.dtype != self.weight.dtype:
             raise TypeError(
@@ -174,14 +175,23 @@ class OutputLayer:
 
     def _checked_targets(self, hidden: mg.Tensor, targets: Any) -> type_of_array:
         name = f"losses.{type(self).__name__}: targets"
-        targets = targets.data if isinstance(targets, mg.Tensor) else xp_of(hidden.data).asarray(targets)
+        targets = placed_ids(
+            name, targets.data if isinstance(targets, mg.Tensor) else targets, self.vocab_size, hidden.data
+        )
         if targets.shape != hidden.shape[:1]:
             raise ValueError(f"{name} must have shape ({hidden.shape[0]},), got {list(targets.shape)}")
-        check_ids(name, targets, self.vocab_size)
-        return targets.astype("int64")  # a copy: the caller may refill his batch before the step
+        return targets
 
-    def _reduced(self, losses: mg.Tensor, reduction: str) -> mg.Tensor:
-        if not xp_of(losses.data).isfinite(losses.data).all():
+    def _for_loss(self, hidden: Any, targets: Any) -> tuple[mg.Tensor, type_of_array]:
+        """Both checked; but on a GPU whether all is finite is asked once, when the loss is there (`_reduced`)."""
+        hidden = self._checked(hidden, finite=not isinstance(hidden, mg.Tensor) or on_cpu(hidden.data))
+        return hidden, self._checked_targets(hidden, targets)
+
+    def _reduced(self, losses: mg.Tensor, reduction: str, hidden: mg.Tensor) -> mg.Tensor:
+        isfinite = xp_of(losses.data).isfinite
+        finite = isfinite(losses.data).all()
+        if not read(finite if on_cpu(losses.data) else finite & isfinite(hidden.data).all()):
+            self._checked(hidden)
             raise FloatingPointError(
                 f"losses.{type(self).__name__}: the loss of some example is not finite: the weights hold NaN or "
                 "infinities, or have grown so large that a score overflows (is the learning rate too high?)"

@@ -24,8 +24,8 @@ from typing import Any
 import minigrad as mg
 from minigrad import backend
 from minigrad.arguments import shape_of, whole
-from minigrad.backend import check_ids, type_of_array, xp_of
-from minigrad.rules import as_index
+from minigrad.backend import read, type_of_array, xp_of
+from minigrad.ids import placed_ids
 
 from . import kernels
 
@@ -44,8 +44,8 @@ class Sampler:
 
     def log_prob(self, ids: Any) -> type_of_array:
         """log q(ids), float64, of the shape of `ids`."""
-        ids = as_index(self.probs, ids)
-        check_ids(f"losses.samplers.{type(self).__name__}.log_prob: ids", ids, self.vocab_size)
+        name = f"losses.samplers.{type(self).__name__}.log_prob: ids"
+        ids = placed_ids(name, ids.data if isinstance(ids, mg.Tensor) else ids, self.vocab_size, self._log_probs)
         return self._log_probs[ids]
 
 
@@ -77,7 +77,7 @@ class Unigram(Sampler):
             cdf = xp.cumsum(self.probs)
             self.cdf = cdf / cdf[-1]
         else:
-            self.keep, self.alias = (backend.asarray(a) for a in alias_table(self.probs.tolist()))
+            self.keep, self.alias = (backend.asarray(a) for a in alias_table(backend.to_cpu(self.probs).tolist()))
             self._words_of = xp.stack([xp.arange(len(self.probs)), self.alias], axis=1)  # (V, 2), for the kernel
 
     def sample(self, key, shape):
@@ -104,9 +104,9 @@ def checked_counts(operation: str, counts: Any) -> type_of_array:
         array = backend.asarray(counts.data if isinstance(counts, mg.Tensor) else counts, dtype="float64")
     except (TypeError, ValueError):
         array = None
-    if array is None or array.ndim != 1 or not array.size or not bool(((array >= 0) & (array < float("inf"))).all()):
+    if array is None or array.ndim != 1 or not array.size or not read(((array >= 0) & (array < float("inf"))).all()):
         raise ValueError(f"{operation}: counts must be a list of finite numbers, none negative; got {counts!r:.60}")
-    if not float(array.max()) > 0:
+    if not read(array.max()) > 0:
         raise ValueError(f"{operation}: counts must be positive for one word at least; got {counts!r:.60}")
     return array
 

@@ -41,7 +41,8 @@ from typing import Any
 
 import minigrad as mg
 from minigrad.arguments import whole
-from minigrad.backend import check_ids, on_cpu, type_of_array, xp_of
+from minigrad.backend import on_cpu, type_of_array, xp_of
+from minigrad.ids import check_ids
 from minigrad.optim import SGD, Adagrad, Optimizer
 
 from . import kernels

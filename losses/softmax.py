@@ -194,12 +194,11 @@ class FullSoftmax(OutputLayer):
 
     def loss(self, hidden, targets, *, key=None, reduction="mean"):
         """−log p_t for hidden (B, d) and targets (B,): a scalar, or (B,) with reduction="none". Needs no key."""
-        hidden = self._checked(hidden)
-        targets = self._checked_targets(hidden, targets)
+        hidden, targets = self._for_loss(hidden, targets)
         bias = 0.0 if self.bias is None else self.bias
         with quiet():  # scores that overflow are an error in `_reduced`
             losses = full_softmax(hidden, self.weight, bias, targets=targets, chunk=self.chunk)
-        return self._reduced(losses, reduction)
+        return self._reduced(losses, reduction, hidden)
 
 
 # In PyTorch. The trap: F.cross_entropy takes scores, not probabilities; given softmax(s) it learns, slowly and wrongly,

@@ -7,6 +7,7 @@ from . import backend, check, debug, nn, optim, rules, storage
 from .backend import get_device, set_device, to_cpu, to_gpu
 from .check import check_grads
 from .debug import anomaly, graph
+from .ledger import transfers
 from .rng import Key
 from .rows import Rows
 from .rules import (

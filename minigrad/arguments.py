@@ -11,7 +11,8 @@ from typing import Any
 from . import backend
 from .tensor import Tensor
 
-ERRORS = (ValueError, TypeError, IndexError, OverflowError)  # what bad arguments make NumPy raise
+# what bad arguments make NumPy and CuPy raise
+ERRORS = (ValueError, TypeError, IndexError, OverflowError, MemoryError, backend.DeviceError)
 
 
 def settle(args: tuple) -> tuple[Sequence, Any]:
@@ -27,20 +28,29 @@ def settle(args: tuple) -> tuple[Sequence, Any]:
     floats = {a.dtype for a in tensors if a.dtype.kind in "fc"}
     if len(floats) > 1:
         raise TypeError("these tensors have different precisions; convert one of them with .astype(...)")
-    devices = {backend.device_of(a.data) for a in tensors}
+    like = tensors[0]._data
+    dtype = floats.pop() if floats else like.dtype
+    found = [a if type(a) in (float, int) else _constant(a, dtype, like) for a in args]
+    devices = {backend.device_of(a) for a in found if hasattr(a, "dtype")}
     if len(devices) > 1:
-        raise backend.DeviceError(f"these tensors are on {' and '.join(sorted(devices))}; move one with .to(...)")
-    dtype, xp = floats.pop() if floats else tensors[0].dtype, backend.xp_of(tensors[0].data)
-    return [a if type(a) in (float, int) else _constant(a, dtype, xp) for a in args], dtype
+        raise backend.DeviceError(f"these are on {' and '.join(sorted(devices))}; move one with .to(...)")
+    return found, dtype
 
 
-def _constant(a: Any, dtype: Any, xp: Any) -> Any:
-    a = xp.asarray(a.data if type(a) is Tensor else a)
+def _constant(a: Any, dtype: Any, like: Any) -> Any:
+    """An argument beside tensors as an array of their type; a host's array goes to their GPU, one number by value."""
+    given = a._data if type(a) is Tensor else a
+    a = given if hasattr(given, "dtype") else backend.np.asarray(given)
     if a.dtype.kind not in "fciub":
         raise TypeError(f"a constant of type {a.dtype} is no number")
     if a.dtype.kind == "c" and dtype.kind != "c":
         raise TypeError("a complex constant would be cut to its real part")
-    return a.astype(dtype, copy=False) if dtype.kind in "fc" else a
+    a = a.astype(dtype, copy=False) if dtype.kind in "fc" else a
+    if backend.on_gpu(a) or not backend.on_gpu(like):
+        return a
+    if a.ndim == 0 and dtype.kind in "fc":
+        return a.item()
+    return a if type(given) is Tensor else backend.asarray_like(a, like)
 
 
 def whole(what: str, n: Any, least: float = 1) -> int:
@@ -59,8 +69,15 @@ def shape_of(what: str, shape: Any) -> tuple[int, ...]:
 
 def described(name: str, args: tuple, error: Exception) -> Exception:
     """The error, with the operation and what it was given: `minigrad.matmul(float32[2, 3], float32[4, 5]): …`."""
-    kind = next(k for k in ERRORS if isinstance(error, k))
-    return kind(f"minigrad.{name}({', '.join(map(signature, args))}): {error}")
+    kind, said = next(k for k in ERRORS if isinstance(error, k)), str(error)
+    devices = sorted({backend.device_of(a._data) for a in args if type(a) is Tensor})
+    if len(devices) > 1:
+        kind, said = backend.DeviceError, f"these are on {' and '.join(devices)}; move one with .to(...)"
+    if kind is MemoryError:
+        from .debug import kept_by  # only here: it imports the tape
+
+        said += f"; {kept_by(args)}"
+    return kind(f"minigrad.{name}({', '.join(map(signature, args))}): {said}")
 
 
 def signature(a: Any) -> str:

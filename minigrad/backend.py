@@ -8,15 +8,21 @@ calls that library `xp`, and is written once:
 
 This is the only file that names NumPy where an array of either device can come. CuPy is imported when a GPU is first
 asked for, never before: without one, `import minigrad` costs and needs nothing of it.
+
+All that this library moves to a GPU and back goes through the functions of this file, which tell the ledger
+(`ledger.py`).
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+from .ledger import state, tell
 
 type_of_array = Any  # numpy.ndarray or cupy.ndarray
 
@@ -61,6 +67,11 @@ def on_cpu(array: type_of_array) -> bool:
     return isinstance(array, np.ndarray)
 
 
+def on_gpu(array: Any) -> bool:
+    """True for an array of CuPy's; of anything else, also of what is no array, false."""
+    return type(array).__module__.partition(".")[0] == "cupy"
+
+
 # ---- the current device -----------------------------------------------------------------------------------------
 
 
@@ -69,6 +80,7 @@ class _State(threading.local):
 
 
 _state = _State()
+_gpus: set[int] = set()  # the GPUs that have been used
 
 
 def set_device(device: str) -> None:
@@ -76,17 +88,10 @@ def set_device(device: str) -> None:
 
     Raises `DeviceError` when there is no such device, and says what to install.
     """
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "gpu") or (number and not (kind == "gpu" and number.isdigit())):
-        raise DeviceError(f'minigrad.set_device: expected "cpu", "gpu" or "gpu:N", got {device!r}')
-    if kind == "gpu":
-        cupy, number = _cupy(), int(number or 0)
-        count = cupy.cuda.runtime.getDeviceCount()
-        if number >= count:
-            raise DeviceError(f"minigrad.set_device: there is no GPU {number}; this machine has {count}, from 0")
-        cupy.cuda.Device(number).use()
-        device = f"gpu:{number}"
-    _state.device = device
+    number = _number("set_device", device)
+    if number is not None:
+        _gpu("set_device", number).use()
+    _state.device = "cpu" if number is None else f"gpu:{number}"
 
 
 def get_device() -> str:
@@ -97,6 +102,35 @@ def get_device() -> str:
 def xp() -> ModuleType:
     """The library of the current device."""
     return np if _state.device == "cpu" else _cupy()
+
+
+def synchronize() -> None:
+    """Waits until the current GPU has done all it was told: before a clock is read. On a CPU there is nothing to do."""
+    if _state.device != "cpu":
+        tell("wait", 0, _state.device)
+        _cupy().cuda.Device().synchronize()
+
+
+def _number(operation: str, device: str) -> int | None:
+    """The number of a GPU, 0 if none is said; None for the CPU."""
+    kind, colon, number = device.partition(":") if isinstance(device, str) else ("", "", "")
+    if kind not in ("cpu", "gpu") or (colon and not (kind == "gpu" and number.isdecimal())):
+        raise DeviceError(f'minigrad.{operation}: expected "cpu", "gpu" or "gpu:N", got {device!r}')
+    return None if kind == "cpu" else int(number or 0)
+
+
+def _gpu(operation: str, number: int) -> Any:
+    """CuPy's object for a GPU, which is a context manager: inside, that GPU is the current one."""
+    cupy = _cupy()
+    count = cupy.cuda.runtime.getDeviceCount()
+    if number >= count:
+        raise DeviceError(f"minigrad.{operation}: there is no GPU {number}; this machine has {count}, from 0")
+    _gpus.add(number)
+    if len(_gpus) == 2:
+        from . import tape  # which imports this file
+
+        tape.look_where_tensors_lie()
+    return cupy.cuda.Device(number)
 
 
 def _cupy() -> ModuleType:
@@ -142,7 +176,30 @@ numbers = _Numbers()
 
 def asarray(data: Any, dtype: Any = None) -> type_of_array:
     """`data` as an array of the current device; no copy if it is one already."""
-    return xp().asarray(data, dtype=dtype)
+    return _placed(data, dtype, _state.device)
+
+
+def asarray_like(data: Any, like: type_of_array, dtype: Any = None) -> type_of_array:
+    """`data` as an array that lies where `like` does; no copy if it lies there already."""
+    return _placed(data, dtype, device_of(like))
+
+
+def _placed(data: Any, dtype: Any, device: str) -> type_of_array:
+    if on_gpu(data):
+        array = to_device(data, device)
+        return xp_of(array).asarray(array, dtype=dtype)
+    host = np.asarray(data, dtype=dtype)  # a list becomes an array before it is copied, in one piece
+    if device == "cpu":
+        tell("in", host.nbytes, "cpu")
+        return host
+    return _copied_in(host, int(device.partition(":")[2]))
+
+
+def _copied_in(host: np.ndarray, number: int) -> type_of_array:
+    with _gpu("to", number):
+        array = _cupy().asarray(host)
+    tell("in", host.nbytes, f"gpu:{number}")
+    return array
 
 
 def from_dlpack(array: Any) -> type_of_array:
@@ -156,42 +213,52 @@ def from_dlpack(array: Any) -> type_of_array:
 
 
 def to_cpu(array: type_of_array) -> np.ndarray:
-    """`array` in main memory, as NumPy's; the same object if it lies there already."""
-    return np.asarray(array) if xp_of(array) is np else array.get()
+    """`array` in main memory, as NumPy's; the same object if it lies there already. Waits for the GPU it comes from."""
+    if xp_of(array) is np:
+        array = np.asarray(array)
+        tell("out", array.nbytes, "cpu")
+        return array
+    tell("out", array.nbytes, device_of(array))
+    return array.get()
 
 
 def to_gpu(array: type_of_array, number: int = 0) -> type_of_array:
     """`array` on GPU `number`; the same object if it lies there already."""
-    cupy = _cupy()
-    with cupy.cuda.Device(number):
-        return cupy.asarray(array)
+    if xp_of(array) is np:
+        return _copied_in(np.asarray(array), number)
+    if array.device.id == number:
+        return array
+    with _gpu("to", number):
+        copy = _cupy().asarray(array)
+    tell("between", array.nbytes, f"gpu:{number}")
+    return copy
 
 
 def to_device(array: type_of_array, device: str) -> type_of_array:
     """`array` on `"cpu"`, `"gpu"` or `"gpu:N"`."""
-    kind, _, number = device.partition(":")
-    if kind == "cpu":
-        return to_cpu(array)
-    if kind != "gpu" or not (number or "0").isdigit():
-        raise DeviceError(f'minigrad.to: expected "cpu", "gpu" or "gpu:N", got {device!r}')
-    return to_gpu(array, int(number or 0))
+    number = _number("to", device)
+    return to_cpu(array) if number is None else to_gpu(array, number)
+
+
+def read(array: type_of_array) -> Any:
+    """The value of an array with one element, as Python's. Waits for the GPU it comes from."""
+    if type(array) is np.ndarray and not state.listeners:
+        return array.item()
+    tell("out", array.nbytes, device_of(array))
+    return array.item()
+
+
+def at_home(function: Callable, arrays: Any) -> Callable:
+    """`function`, called while the GPU that holds the first of the arrays that lie on one is the current one."""
+    return next((partial(_at, array.device, function) for array in arrays if on_gpu(array)), function)
+
+
+def _at(gpu: Any, function: Callable, *args: Any, **options: Any) -> Any:
+    with gpu:
+        return function(*args, **options)
 
 
 # ---- guards -----------------------------------------------------------------------------------------------------
-
-
-def check_ids(name: str, ids: type_of_array, size: int) -> None:
-    """Raises unless `ids` are integers in [0, size): NumPy would count negative ones from the end, CuPy wraps all.
-
-    On a GPU the comparison waits for the device: one synchronisation.
-    """
-    if ids.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be integers, got {ids.dtype}")
-    if ids.size == 0:
-        return
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= size:
-        raise IndexError(f"{name} must lie in [0, {size}), got {low if low < 0 else high}")
 
 
 @contextmanager

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import signature
-from .backend import xp_of
+from .backend import read, xp_of
+from .ledger import in_bytes
 from .rows import Rows
-from .tape import Node, holding
+from .tape import Node, watching
 from .tensor import Tensor
 
 HERE = str(Path(__file__).parent)
@@ -41,7 +42,7 @@ def anomaly(*, infinite: bool = False) -> Iterator[None]:
     The error names the operation and the line that called it; of a gradient, the line of the operation on the way
     there, if that was inside too.
     """
-    with holding(watch=_Watch(infinite)):
+    with watching(_Watch(infinite)):
         yield
 
 
@@ -75,9 +76,9 @@ class _Watch:
         if getattr(getattr(a, "dtype", None), "kind", "") not in ("f", "c"):
             return ""
         xp = xp_of(a)
-        if bool(xp.isnan(a).any()):
+        if read(xp.isnan(a).any()):
             return "NaN"
-        return "an infinity" if self.infinite and bool(xp.isinf(a).any()) else ""
+        return "an infinity" if self.infinite and read(xp.isinf(a).any()) else ""
 
 
 def code_outside() -> str:
@@ -125,13 +126,13 @@ class Graph:
         rows = [(self.name[id(leaf)], "leaf", "", signature(leaf), "", "") for leaf in self.leaves]
         for node, kept in zip(self.nodes, self.kept, strict=True):
             of = ", ".join("constant" if p is None else self.name[id(p)] for p in node.parents)
-            held = "freed" if node.saved is None else _bytes(kept)
+            held = "freed" if node.saved is None else in_bytes(kept)
             line = getattr(node, "where", "").split("\n")[0]
             rows.append((self.name[id(node)], node.op.name, of, signature(node), held, line))
         rows.insert(0, ("", "operation", "of", "gives", "keeps", ""))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         lines = ["  ".join([*map(str.ljust, row, widths), row[5]]).rstrip() for row in rows]
-        return "\n".join([*lines, f"{len(self.nodes)} operations keep {_bytes(self.bytes_kept)}"])
+        return "\n".join([*lines, f"{len(self.nodes)} operations keep {in_bytes(self.bytes_kept)}"])
 
     def dot(self) -> str:
         """The graph in Graphviz's language: `dot -Tsvg`, or any of the viewers in the browser."""
@@ -140,7 +141,7 @@ class Graph:
         for leaf in self.leaves:
             lines.append(f'  {ids[id(leaf)]} [shape=box, label="{self.name[id(leaf)]}\\n{signature(leaf)}"];')
         for node, kept in zip(self.nodes, self.kept, strict=True):
-            held = "freed" if node.saved is None else f"keeps {_bytes(kept)}"
+            held = "freed" if node.saved is None else f"keeps {in_bytes(kept)}"
             lines.append(f'  {ids[id(node)]} [shape=ellipse, label="{node.op.name}\\n{signature(node)}\\n{held}"];')
             lines += [f"  {ids[id(p)]} -> {ids[id(node)]};" for p in node.parents if p is not None]
         return "\n".join([*lines, "}"])
@@ -154,6 +155,20 @@ def graph(y: Tensor, names: Mapping[str, Tensor] | None = None) -> Graph:
     names: what to call the leaves, as {"W": W}. Ask before backward(): the walk frees what was kept.
     """
     return Graph(y, names or {})
+
+
+def kept_by(args: tuple) -> str:
+    """What the tapes behind the arguments of an operation keep: for the error when memory has run out."""
+    nodes = {}
+    for a in args:
+        if type(a) is Tensor and a._node is not None:
+            graph = Graph(a, {})
+            nodes |= {id(node): (node, kept) for node, kept in zip(graph.nodes, graph.kept, strict=True)}
+    biggest = sorted(nodes.values(), key=lambda pair: -pair[1])[:3]
+    said = ", ".join(f"{in_bytes(kept)} by {node.op.name} for {signature(node)}" for node, kept in biggest if kept)
+    return f"the tape keeps {in_bytes(sum(kept for _, kept in nodes.values()))}" + (
+        f", the most {said}" if said else ""
+    )
 
 
 def _owner(array: Any) -> Any:
@@ -176,11 +191,3 @@ def _new(array: Any, seen: set) -> bool:
         return False
     seen.add(id(array))
     return True
-
-
-def _bytes(n: int) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if n < 1024:
-            return f"{n:.4g} {unit}"
-        n /= 1024
-    return f"{n:.4g} GiB"

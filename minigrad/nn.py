@@ -66,7 +66,7 @@ class Module:
             p.data = backend.to_device(p.data, device)
             if isinstance(p.grad, Rows):
                 ids, values = (backend.to_device(a, device) for a in (p.grad.ids, p.grad.values))
-                p.grad = Rows(ids, values, p.grad.shape)
+                p.grad = Rows(ids, values, p.grad.shape, checked=True)
             elif p.grad is not None:
                 p.grad = p.grad.to(device) if isinstance(p.grad, Tensor) else backend.to_device(p.grad, device)
         return self

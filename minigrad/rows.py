@@ -16,7 +16,9 @@ the last of them, without a word, which is the classic mistake.
 import math
 
 from . import kernels
-from .backend import check_ids, on_cpu, type_of_array, xp_of
+from .backend import device_of, on_cpu, type_of_array, xp_of
+from .ids import check_ids
+from .ledger import tell
 
 
 def worth_a_kernel(out: type_of_array, values: type_of_array, least: int = 4096) -> bool:
@@ -34,17 +36,19 @@ class Rows:
     """Some rows of an array of `shape` (V, ...): row `ids[i]` holds `values[i]`, other rows are zero.
 
     ids: (n,) integers in [0, V), in any order, repeated at will: values of equal ids add up.
-    values: (n, *shape[1:]).
+    values: (n, *shape[1:]). checked: the ids were looked at, and are not again.
     """
 
     __slots__ = ("_parts", "shape")
 
-    def __init__(self, ids: type_of_array, values: type_of_array, shape: tuple[int, ...]):
+    def __init__(self, ids: type_of_array, values: type_of_array, shape: tuple[int, ...], checked: bool = False):
         if ids.ndim != 1 or values.shape != ids.shape + tuple(shape[1:]):
             raise ValueError(
                 f"minigrad.Rows: ids (n,) and shape {list(shape)} need values [n, {', '.join(map(str, shape[1:]))}]; "
                 f"got ids {list(ids.shape)}, values {list(values.shape)}"
             )
+        if not checked:
+            check_ids("minigrad.Rows: ids", ids, shape[0])
         self._parts = [(ids, values)]  # rows added to these are listed behind them
         self.shape = tuple(shape)
 
@@ -85,7 +89,7 @@ class Rows:
             if other.shape != self.shape:
                 raise ValueError(f"minigrad.Rows: cannot add shapes {list(self.shape)} and {list(other.shape)}")
             return self.add_to(other.copy())
-        both = Rows(*self._parts[0], self.shape)
+        both = Rows(*self._parts[0], self.shape, checked=True)
         both._parts += self._parts[1:]
         both += other
         return both
@@ -105,16 +109,16 @@ class Rows:
         """Every value times one number."""
         if getattr(scale, "ndim", 0):
             raise TypeError("minigrad.Rows: rows are scaled by a number, not by an array; write them out with .dense()")
-        return Rows(self.ids, self.values * float(scale), self.shape)
+        return Rows(self.ids, self.values * float(scale), self.shape, checked=True)
 
     __rmul__ = __mul__
 
     def astype(self, dtype) -> "Rows":
-        return Rows(self.ids, self.values.astype(dtype), self.shape)
+        return Rows(self.ids, self.values.astype(dtype), self.shape, checked=True)
 
     def add_to(self, out: type_of_array, scale: float = 1.0) -> type_of_array:
         """out += scale · self, in place: equation (1). `out` has the full shape. Returns `out`."""
-        return add_rows(out, self.ids, self.values, scale)
+        return _add_rows(out, self.ids, self.values, scale)
 
     def dense(self) -> type_of_array:
         """The array written out: O(V d)."""
@@ -123,9 +127,10 @@ class Rows:
     def coalesce(self) -> "Rows":
         """The same rows, each id once and in rising order, its values summed in the order they came in."""
         xp = xp_of(self.values)
+        tell("wait", 0, device_of(self.values))  # for how many they are
         unique, position = xp.unique(self.ids, return_inverse=True)
         sums = xp.zeros((len(unique), *self.shape[1:]), self.dtype)
-        return Rows(unique, add_rows(sums, position, self.values), self.shape)
+        return Rows(unique, _add_rows(sums, position, self.values), self.shape, checked=True)
 
 
 def add_rows(out: type_of_array, ids: type_of_array, values: type_of_array, scale: float = 1.0) -> type_of_array:
@@ -134,6 +139,10 @@ def add_rows(out: type_of_array, ids: type_of_array, values: type_of_array, scal
     out (V, ...), ids (n,) in [0, V), values (n, ...). Returns `out`.
     """
     check_ids("minigrad.add_rows: ids", ids, len(out))
+    return _add_rows(out, ids, values, scale)
+
+
+def _add_rows(out: type_of_array, ids: type_of_array, values: type_of_array, scale: float = 1.0) -> type_of_array:
     if worth_a_kernel(out, values):
         kernels.add_rows(flat(out), ids, flat(values), out.dtype.type(scale))
     else:

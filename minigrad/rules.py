@@ -14,7 +14,8 @@ from typing import Any
 
 from . import numerics
 from .arguments import signature, whole
-from .backend import check_ids, to_device, xp_of
+from .backend import asarray_like, to_device, xp_of
+from .ids import placed_ids
 from .numerics import axes_of, elementwise, reduced
 from .rows import Rows
 from .tape import primitive
@@ -96,7 +97,7 @@ to = primitive("to", lambda a, *, device, home: to_device(a, device),
 
 # ---- look-ups: two and two, each the other's derivative (scatter_rows is what Rows stands for, as an operation) ----
 look_up = primitive("take", numerics.look_up, d=[lambda g, y, a, ids: rows(g, a, ids)], keep="shape")
-scatter_rows = primitive("scatter_rows", lambda a, *, ids, shape: Rows(ids, a, shape).dense(),
+scatter_rows = primitive("scatter_rows", lambda a, *, ids, shape: Rows(ids, a, shape, checked=True).dense(),
                          d=[lambda g, y, a, ids, shape: look_up(g, ids=ids)], keep="")
 pick = primitive("getitem", lambda a, *, index: a[index],
                  d=[lambda g, y, a, index: put(g, index=index, shape=a)], keep="shape")
@@ -215,7 +216,7 @@ def flipped(a):
 def rows(g, shape, ids):
     """The gradient of a look-up: `Rows` of an array; of a tensor, a dense tensor, for it must be differentiable."""
     ids, values = ids.reshape(-1), g.reshape((ids.size, *shape[1:]))
-    return scatter_rows(values, ids=ids, shape=shape) if type(g) is Tensor else Rows(ids, values, shape)
+    return scatter_rows(values, ids=ids, shape=shape) if type(g) is Tensor else Rows(ids, values, shape, checked=True)
 
 
 def array_of(a):
@@ -231,8 +232,10 @@ def take(a: Any, ids: Any) -> Any:
     The gradient of the table is `Rows`: it holds the rows looked up and no others. IndexError for an id out of range,
     negative ones included.
     """
-    ids = as_index(a, ids)
-    return look_up(a, ids=ids.astype("int64") if ids.dtype.kind in "iu" else ids)  # a copy, if it is a buffer
+    table = array_of(a)
+    if not hasattr(table, "dtype") or not table.ndim:
+        raise TypeError(f"minigrad.take: expected a table (V, ...), got {signature(a)}")
+    return look_up(a, ids=placed_ids(f"minigrad.take({signature(a)}): ids", array_of(ids), len(table), table))
 
 
 def getitem(a: Any, index: Any) -> Any:
@@ -253,7 +256,7 @@ def getitem(a: Any, index: Any) -> Any:
 def as_index(a, ids):
     """Integers given as a number, a list, an array or a tensor, as an array that lies where `a` does."""
     ids = array_of(ids)
-    return ids if hasattr(ids, "dtype") else xp_of(array_of(a)).asarray(ids, dtype="int64" if ids in ([], ()) else None)
+    return asarray_like(ids, array_of(a), dtype="int64" if not hasattr(ids, "dtype") and ids in ([], ()) else None)
 
 
 def take_along_axis(a: Any, ids: Any, axis: int = -1) -> Any:
@@ -265,7 +268,7 @@ def take_along_axis(a: Any, ids: Any, axis: int = -1) -> Any:
     if ids.ndim != len(shape):
         raise ValueError(f"minigrad.take_along_axis: ids must have {len(shape)} axes, as a has, got {list(ids.shape)}")
     axis = axis_in("take_along_axis", axis, len(shape))
-    check_ids("minigrad.take_along_axis: ids", ids, shape[axis])
+    ids = placed_ids("minigrad.take_along_axis: ids", ids, shape[axis], ids)
     xp, index = xp_of(ids), []
     for i, n in enumerate(shape):
         index.append(ids if i == axis else xp.arange(n).reshape([-1 if j == i else 1 for j in range(len(shape))]))
@@ -279,7 +282,8 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     """a where the condition holds, b elsewhere: an array of booleans, and tensors or numbers; all three broadcast."""
     condition = array_of(condition)
     if not hasattr(condition, "dtype"):
-        condition = xp_of_both(array_of(a), array_of(b)).asarray(condition)
+        a_or_b = a if hasattr(a, "dtype") else b
+        condition = asarray_like(condition, array_of(a_or_b))
     return choose(a, b, condition=condition)
 
 
@@ -321,16 +325,17 @@ def cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> Any:
     A scalar, their "mean" or "sum", or with reduction="none" one number for each row. One operation: the gradient
     softmax(s) − 1[· = t] is made along with the loss, and nothing else of the size of the logits is kept.
     """
-    targets = as_index(logits, targets)
+    targets = array_of(targets)
+    targets = targets if hasattr(targets, "dtype") else as_index(targets, targets)
     if not logits.ndim or targets.shape != logits.shape[:-1]:
         raise ValueError(
             f"minigrad.cross_entropy: logits (..., V) need targets (...), "
             f"got {signature(logits)} and {signature(targets)}"
         )
-    check_ids("minigrad.cross_entropy: targets", targets, logits.shape[-1])
+    targets = placed_ids("minigrad.cross_entropy: targets", targets, logits.shape[-1], array_of(logits))
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'minigrad.cross_entropy: reduction must be "mean", "sum" or "none", got {reduction!r}')
-    return cross_entropies(logits, targets=targets.astype("int64"), reduction=reduction)  # a copy, if it is a buffer
+    return cross_entropies(logits, targets=targets, reduction=reduction)
 
 
 # ---- the operators of a tensor -----------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from .tensor import Tensor
 
 class _State(threading.local):
     recording = True  # whether operations leave nodes
-    watch = None  # a function of `debug.anomaly` that sees every operation
+    watchers: tuple = ()  # objects that see every operation: of `anomaly`, `advisor`, `memory.trace`
 
 
 state = _State()
@@ -48,6 +48,22 @@ def holding(**changes: Any) -> Iterator[None]:
         vars(state).update(before)
         with _lock:
             _special -= 1
+
+
+def watching(watcher: Any) -> AbstractContextManager[None]:
+    """Inside, in this thread, the tape calls `watcher(op, args, y, node)` after each operation (node: None if it left
+    none), and the walk `watcher.gradients(node, gradients)` after each rule."""
+    return holding(watchers=(*state.watchers, watcher))
+
+
+def look_where_tensors_lie() -> None:
+    """Several GPUs are in use: from now on each operation is done on the one that holds its arguments."""
+    global several_gpus, _special
+    if not several_gpus:
+        several_gpus, _special = True, _special + 1
+
+
+several_gpus = False
 
 
 def no_grad() -> AbstractContextManager[None]:
@@ -151,7 +167,7 @@ def general(op: Op, arity: int | None, options: list[str]) -> Callable:
         residual = None
         try:
             arrays, dtype = settle(args)
-            y = forward(*arrays, **params)
+            y = (backend.at_home(forward, arrays) if several_gpus else forward)(*arrays, **params)
             if op.joint is not None:
                 if type(y) is not tuple:
                     raise TypeError("the forward function of a joint rule must return (y, residual)")
@@ -165,7 +181,6 @@ def general(op: Op, arity: int | None, options: list[str]) -> Callable:
         parents = tuple([a._node or (a if a.requires_grad else None) if type(a) is Tensor else None for a in args])
         nothing = (None,) * len(args)
         needed = parents != nothing and y.dtype.kind in "fc"  # integers have no gradient
-        watch = state.watch if _special else None
         if needed and (not _special or state.recording):
             if keep == "shape":
                 kept = [getattr(a, "shape", ()) for a in arrays]
@@ -183,8 +198,9 @@ def general(op: Op, arity: int | None, options: list[str]) -> Callable:
             node.shape, node.dtype = y.shape, y.dtype
         else:
             node = None
-        if watch is not None:
-            watch(op, args, y, node)
+        if _special:
+            for watch in state.watchers:
+                watch(op, args, y, node)
         return Tensor._of(y, node, args)
 
     return apply

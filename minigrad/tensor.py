@@ -111,7 +111,7 @@ class Tensor:
         """The value of a tensor with one element."""
         if self.size != 1:
             raise ValueError(f"minigrad.item: expected one element, got {self.dtype}{list(self.shape)}")
-        return self._data.item()
+        return backend.read(self._data)
 
     def __float__(self) -> float:
         return float(self.item())

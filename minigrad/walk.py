@@ -30,7 +30,7 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
     A gradient is None where nothing arrived.
     """
     results = dict.fromkeys(wanted or ())  # nodes are visited and forgotten: what is wanted of them is noted here
-    watch = tape.state.watch
+    watchers = tape.state.watchers
     # What has arrived at each leaf and node; at which of them the sum is an array of this walk's own, to be added to in
     # place; and which nodes wait: the one of the highest number, and a heap of the others, their numbers negative, for
     # a heap gives the least. In a chain no other ever waits.
@@ -57,8 +57,9 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
                     "gradient would be that of neither value; call backward() before the update"
                 )
         try:
-            if not op.plain or create_graph:
-                gradients = _gradients(node, g, create_graph)
+            if not op.plain or create_graph or tape.several_gpus:
+                rules = backend.at_home(_gradients, (g,)) if tape.several_gpus else _gradients
+                gradients = rules(node, g, create_graph)
             elif op.plain == 1:  # what `_gradients` does, without its loops
                 gradients = (op.rules[0](g, saved[0], saved[3]),)
             else:
@@ -69,7 +70,7 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
                     None if from_a is None else of_a(g, y, a, b),
                     None if from_b is None else of_b(g, y, a, b),
                 )
-            if watch is not None:
+            for watch in watchers:
                 watch.gradients(node, gradients)
             for parent, gradient in zip(node.parents, gradients):
                 if parent is None:
@@ -127,7 +128,7 @@ def _own(gradient, taken: set):
     """What a person gets is his alone, to scale or clip in place: a copy, if somebody else holds the same memory."""
     if type(gradient) is Rows:
         if id(_owner(gradient.values)) in taken:
-            gradient = Rows(gradient.ids, gradient.values.copy(), gradient.shape)
+            gradient = Rows(gradient.ids, gradient.values.copy(), gradient.shape, checked=True)
         taken.add(id(_owner(gradient.values)))
     elif gradient is not None and type(gradient) is not Tensor:
         if id(gradient) in taken or gradient.base is not None:
@@ -221,9 +222,9 @@ def _differentiate(name: str, y: Tensor, gradient: Any, wanted: list | None, ret
                 f"minigrad.{name}: expected a scalar to start from, got {signature(y)}; "
                 "reduce it with .sum() or .mean(), or give its gradient"
             )
-        gradient = xp.ones((), y.dtype)
+        gradient = backend.at_home(xp.ones, [y._data])((), y.dtype)
     elif not isinstance(gradient, Tensor):
-        gradient = xp.asarray(gradient, dtype=y.dtype)
+        gradient = backend.asarray_like(gradient, y._data, dtype=y.dtype)
     if gradient.shape != y.shape:
         raise ValueError(f"minigrad.{name}: gradient must have shape {list(y.shape)}, got {list(gradient.shape)}")
     if create_graph:

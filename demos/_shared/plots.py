@@ -1,6 +1,6 @@
-"""Two pictures: a map of words, and bars. Each is a PNG that can be read from the last row."""
+"""Three pictures: a map of words, bars, and lines. Each is a PNG that can be read from the last row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +92,52 @@ def bars(path: Path, title: str, labels: Sequence[str], values: Sequence[float],
     axes.set_xlabel(unit + (" (logarithmic)" if logarithmic else ""), fontsize=16, parse_math=False)
     axes.set_title(title, fontsize=22, parse_math=False, pad=14)
     axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path, show)
+
+
+def lines(
+    path: Path,
+    title: str,
+    panels: Sequence[Mapping],
+    show=False,
+) -> None:
+    """Draw panels side by side, each a dictionary of
+
+    series: name -> (x, y), or (x, y, style) with matplotlib's keywords, as {"linestyle": "--"}; one curve each.
+    xlabel, ylabel: with units.
+    log: "", "x", "y" or "xy", the logarithmic axes. marks: name -> x, a vertical line there with its name.
+    """
+    figure = FigureCanvasAgg(Figure(figsize=(16, 9), dpi=100)).figure
+    figure.set_layout_engine("constrained", w_pad=0.2, h_pad=0.2)
+    figure.suptitle(title, fontsize=22, parse_math=False)
+    for axes, panel in zip(np.ravel(figure.subplots(1, len(panels), squeeze=False)), panels, strict=True):
+        for i, (name, (x, y, *style)) in enumerate(panel["series"].items()):
+            if len(x) != len(y) or not len(x) or not np.isfinite([x, y]).all():
+                raise ValueError(f"{name}: {len(x)} and {len(y)} numbers; expected as many, one or more, all finite")
+            look = {"color": COLOURS[i % len(COLOURS)], "linewidth": 2.5, "marker": "o" if len(x) < 30 else ""}
+            axes.plot(x, y, label=name, **{**look, **(style[0] if style else {})})
+        for name, x in panel.get("marks", {}).items():
+            axes.axvline(x, color="gray", linestyle=":", linewidth=2)
+            axes.text(
+                x,
+                0.02,
+                f" {name}",
+                rotation=90,
+                fontsize=13,
+                color="gray",
+                transform=axes.get_xaxis_transform(),
+                ha="right",
+                va="bottom",
+                parse_math=False,
+            )
+        axes.set(**{f"{axis}scale": "log" for axis in panel.get("log", "")})
+        axes.set_xlabel(panel["xlabel"], fontsize=16, parse_math=False)
+        axes.set_ylabel(panel["ylabel"], fontsize=16, parse_math=False)
+        axes.tick_params(labelsize=14)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+        for label in axes.legend(fontsize=14, frameon=False).get_texts():
+            label.set_parse_math(False)
     _save(figure, path, show)
 
 

@@ -57,7 +57,8 @@ from typing import Any
 
 import minigrad as mg
 from minigrad.arguments import whole
-from minigrad.backend import check_ids, type_of_array, xp_of
+from minigrad.backend import read, type_of_array, xp_of
+from minigrad.ids import placed_ids
 
 from ..layer import OutputLayer, ScoreCost, of_scores
 from ..samplers import Sampler, Unigram
@@ -122,7 +123,7 @@ class NegativeSampling(OutputLayer):
                 f"losses.NegativeSampling: the sampler must draw from the layer's {vocab_size} words, "
                 f"it draws from {self.sampler.vocab_size}"
             )
-        self._some_are_never_drawn = not bool((self.sampler.probs > 0).all())
+        self._some_are_never_drawn = not read((self.sampler.probs > 0).all())
 
     def draw(self, key: mg.Key, batch_size: int, steps: int | None = None) -> type_of_array:
         """Noise for a batch, ids (B, k), or (m,) if shared; with `steps`, for so many batches at once: (steps, …)."""
@@ -137,8 +138,7 @@ class NegativeSampling(OutputLayer):
         The noise is drawn with `key`, or handed in as `noise`, drawn before by `draw`: one of the two is needed. The
         same key draws the same noise, and the layer would learn that sample: give each step its own, `key.fold(step)`.
         """
-        hidden = self._checked(hidden)
-        targets = self._checked_targets(hidden, targets)
+        hidden, targets = self._for_loss(hidden, targets)
         if (key is None) == (noise is None):
             raise ValueError("losses.NegativeSampling.loss: give key= to draw the noise with, or noise= drawn before")
         noise = self.draw(key, len(targets)) if noise is None else self._checked_noise(noise, len(targets))
@@ -149,7 +149,7 @@ class NegativeSampling(OutputLayer):
         else:
             target_scores = self._row_scores(hidden, targets[:, None])[:, 0]  # (B,)
             noise_scores = self._shared_scores(hidden, noise)  # (B, m)
-        return self._reduced(negative_sampling_loss(target_scores, noise_scores, k=self.k), reduction)
+        return self._reduced(negative_sampling_loss(target_scores, noise_scores, k=self.k), reduction, hidden)
 
     def scores(self, hidden):
         """s_w + log(k q(w)), (B, V): by (6) an estimate of log P(w | h). The s_w alone are `raw_scores`."""
@@ -163,7 +163,7 @@ class NegativeSampling(OutputLayer):
 
     def _checked_targets(self, hidden, targets):
         targets = super()._checked_targets(hidden, targets)
-        if self._some_are_never_drawn and not bool((self.sampler.probs[targets] > 0).all()):
+        if self._some_are_never_drawn and not read((self.sampler.probs[targets] > 0).all()):
             raise ValueError(
                 "losses.NegativeSampling: a target has q(w) = 0: it is never drawn as noise, and its score would grow "
                 "without end (5); give it a count of at least 1"
@@ -171,13 +171,13 @@ class NegativeSampling(OutputLayer):
         return targets
 
     def _checked_noise(self, noise: Any, batch_size: int) -> type_of_array:
-        noise = noise.data if isinstance(noise, mg.Tensor) else xp_of(self.weight.data).asarray(noise)
+        noise = noise.data if isinstance(noise, mg.Tensor) else noise
+        noise = placed_ids("losses.NegativeSampling.loss: noise", noise, self.vocab_size, self.weight.data)
         shape = (batch_size, self.k) if self.shared is None else (self.shared,)
         if noise.shape != shape:
             raise ValueError(
                 f"losses.NegativeSampling.loss: noise must have shape {list(shape)}, got {list(noise.shape)}"
             )
-        check_ids("losses.NegativeSampling.loss: noise", noise, self.vocab_size)
         return noise
 
 

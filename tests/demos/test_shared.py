@@ -17,7 +17,7 @@ from _shared import progress
 from _shared.errors import DemoError
 from _shared.export import nearest_neighbours, write_projector, write_word2vec
 from _shared.flags import choose_device, common_flags, output_folder, run_demo
-from _shared.plots import bars, spread_labels, word_map
+from _shared.plots import bars, lines, spread_labels, word_map
 from _shared.progress import Progress, counted, interruptible
 from _shared.report import atomic_write, environment, table, write_json
 
@@ -460,6 +460,20 @@ def test_a_heap_of_labels_is_spread_until_none_overlap_and_stays_inside():
     clear = (abs(centres[:, None] - centres) > halves[:, None] + halves - 1).any(axis=-1)  # to a pixel
     assert (clear | np.eye(20, dtype=bool)).all()
     assert (centres >= halves).all() and (centres <= 800 - halves).all()
+
+
+def test_lines_are_a_png_with_a_panel_for_each_dictionary(tmp_path):
+    panel = {"series": {"$a_b$": ([1, 10], [2.0, 3.0]), "dashed": ([1], [1.0], {"linestyle": "--"})}}
+    panel |= {"xlabel": "n", "ylabel": "seconds", "log": "xy", "marks": {"here": 3}}
+    lines(tmp_path / "lines.png", "A race", [panel, panel | {"log": ""}])
+    assert size_of_png(tmp_path / "lines.png") == (1600, 900)
+
+
+@pytest.mark.parametrize("x, y", [([1, 2], [1.0]), ([], []), ([1.0], [float("nan")])])
+def test_a_line_needs_as_many_numbers_on_either_axis_all_finite(x, y, tmp_path):
+    with pytest.raises(ValueError, match="curve"):
+        lines(tmp_path / "lines.png", "A race", [{"series": {"curve": (x, y)}, "xlabel": "", "ylabel": ""}])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("values", [[1.0, 2.0, 3.0], [1e-3, 5.0, 1e6], [0.0, -1.0, 100.0]])
