@@ -38,7 +38,11 @@ OWNERS = (  # of `cupy` and `cupyx` themselves, and of what a program holds in i
     "cupyx",
     "cupyx.profiler",
 )
-OF_EVERY_CLASS = {*dir(object), "__class_getitem__", "__module__", "__pyx_vtable__", "__setstate__", "__slots__"}
+PYTHONS = {  # what classes have of themselves, in one version of Python or another
+    *dir(object),
+    *("__annotations__", "__buffer__", "__class_getitem__", "__dict__", "__firstlineno__", "__module__"),
+    *("__pyx_vtable__", "__release_buffer__", "__setstate__", "__slots__", "__static_attributes__", "__weakref__"),
+}
 
 
 def surface() -> dict:
@@ -52,7 +56,7 @@ def surface() -> dict:
         owner = cupy if first == "cupy" else cupyx
         for name in rest:
             owner = getattr(owner, name)
-        names = [name for name in dir(owner) if name not in OF_EVERY_CLASS and name != "annotations"]
+        names = [name for name in dir(owner) if name not in PYTHONS and name != "annotations"]
         if inspect.isclass(owner):
             names = [name for name in names if name[0] != "_" or name[:2] == "__"]
         else:
