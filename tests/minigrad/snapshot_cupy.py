@@ -5,8 +5,8 @@
 This needs CuPy, but neither a GPU nor a driver: only names are looked at. The file maps an owner, as `cupy` or
 `cupy.ndarray`, to its public names, and each of them to what it is:
 
-    {"kind": "function" | "method" | "class", "parameters": ["a", "axis", "*", "out"]}    null where CuPy doesn't say;
-                                                 a lone * and / as in a signature, self left out
+    {"kind": "function" | "method" | "class", "parameters": ["a", "axis", "*", "out"]}    null where CuPy doesn't say,
+                                                 and of operators; * and / as in a signature, self left out
     {"kind": "ufunc", "nin": 2, "nout": 1, "types": "bb->b ff->f"}
     {"kind": "module" | "constant" | "attribute"}
 """
@@ -76,7 +76,7 @@ def entry(thing, name: str, owner, ufunc: type) -> dict:
     if not callable(thing):
         return {"kind": "attribute" if inspect.isclass(owner) else "constant"}
     kind = "class" if inspect.isclass(thing) else "method" if inspect.isclass(owner) else "function"
-    return {"kind": kind, "parameters": parameters(thing, name)}
+    return {"kind": kind, "parameters": None if name.startswith("__") else parameters(thing, name)}
 
 
 def parameters(thing, name: str) -> list[str] | None:
