@@ -1,19 +1,87 @@
-"""Hypothesis profiles: `quick` for the impatient, `ci` by default, `thorough` before a release.
+"""Hypothesis profiles: `quick` for the impatient, `ci` by default, `thorough` before a release. And the device:
 
     pytest --hypothesis-profile thorough
+    pytest --device strict
+    pytest --device cpu --device strict
 
-None has a deadline: a compiling kernel or a busy machine is no failure.
+None of the profiles has a deadline: a compiling kernel or a busy machine is no failure.
+
+--device says where new tensors are made while the tests run: on the `cpu` (the default), on the `strict` double of
+CuPy (`tests/minigrad/strict.py`), or on the `gpu`, whose absence is then an error, never a skip. Given twice, every
+test runs on both. A test marked `cpu` is about main memory (Numba's kernels, files, other libraries) and runs there.
 """
 
+import contextlib
 import os
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+sys.path.insert(0, str(Path(__file__).parent / "minigrad"))  # the double, before pytest has read its own settings
 
 _slow_is_fine = [HealthCheck.too_slow, HealthCheck.data_too_large]
 for name, examples in {"quick": 10, "ci": 100, "thorough": 2000}.items():
     settings.register_profile(name, max_examples=examples, deadline=None, suppress_health_check=_slow_is_fine)
 settings.load_profile("ci")
+
+
+# ---- where tensors are made -------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device",
+        action="append",
+        choices=["cpu", "strict", "gpu"],
+        help="where tensors are made: cpu (default), the strict double of CuPy, or a gpu; may be given several times",
+    )
+
+
+def pytest_configure(config):
+    import minigrad
+
+    if "gpu" in devices_of(config):
+        try:
+            minigrad.set_device("gpu")
+        except minigrad.backend.DeviceError as error:
+            raise pytest.UsageError(f"--device gpu: {error}") from None
+        minigrad.set_device("cpu")
+
+
+def devices_of(config):
+    return list(dict.fromkeys(config.getoption("--device") or ["cpu"]))
+
+
+def pytest_report_header(config):
+    return f"devices: {', '.join(devices_of(config))}"
+
+
+def pytest_generate_tests(metafunc):
+    metafunc.fixturenames.append("on_device")
+    metafunc.parametrize("on_device", devices_of(metafunc.config), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def on_device(request):
+    """Which of the devices the test runs on: "cpu", "strict" or "gpu"."""
+    import strict
+
+    with strict.installed() if request.param == "strict" else contextlib.nullcontext():
+        yield request.param
+
+
+@pytest.fixture(autouse=True)
+def new_tensors_there(request, on_device):
+    import minigrad
+
+    minigrad.set_device("cpu" if on_device == "cpu" or request.node.get_closest_marker("cpu") else "gpu")
+    yield
+    minigrad.set_device("cpu")
+
+
+# ---- oracles ----------------------------------------------------------------------------------------------------
 
 
 def pytest_runtest_setup(item):
