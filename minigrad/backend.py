@@ -14,9 +14,8 @@ All that this library moves to a GPU and back goes through the functions of this
 """
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -189,7 +188,8 @@ def asarray_like(data: Any, like: type_of_array, dtype: Any = None) -> type_of_a
 def _placed(data: Any, dtype: Any, device: str) -> type_of_array:
     if on_gpu(data):
         array = to_device(data, device)
-        return xp_of(array).asarray(array, dtype=dtype)
+        with at(array):
+            return xp_of(array).asarray(array, dtype=dtype)
     host = np.asarray(data, dtype=dtype)  # a list becomes an array before it is copied, in one piece
     if device == "cpu":
         tell("in", host.nbytes, "cpu")
@@ -249,14 +249,20 @@ def read(array: type_of_array) -> Any:
     return array.item()
 
 
-def at_home(function: Callable, arrays: Any) -> Callable:
-    """`function`, called while the GPU that holds the first of the arrays that lie on one is the current one."""
-    return next((partial(_at, array.device, function) for array in arrays if on_gpu(array)), function)
+def away(arrays: Any) -> Any:
+    """The GPU that holds the first of the arrays that lie on one, if it isn't the current one; else None."""
+    for array in arrays:
+        if on_gpu(array):
+            return array.device if array.device.id != _cupy().cuda.Device().id else None
+    return None
 
 
-def _at(gpu: Any, function: Callable, *args: Any, **options: Any) -> Any:
-    with gpu:
-        return function(*args, **options)
+def at(array: type_of_array) -> AbstractContextManager:
+    """Inside, the GPU that holds `array` is the current one, on which CuPy computes. On the CPU: nothing."""
+    return array.device if on_gpu(array) else _here
+
+
+_here = nullcontext()
 
 
 # ---- guards -----------------------------------------------------------------------------------------------------

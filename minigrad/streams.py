@@ -4,8 +4,8 @@
 What is told to a GPU joins a queue, a *stream*. Two streams run side by side, so a copy need not stand in line behind
 the computation:
 
-    computing   | batch 1      | batch 2      | batch 3 …
-    copying     | batch 2 | batch 3 …                            each before it is needed
+    copying     | 1 | 2         | 3         | 4 …           each batch before it is needed
+    computing       | batch 1   | batch 2   | batch 3 …
 
 Three things must not happen, and each of them would give wrong numbers without an error.
 

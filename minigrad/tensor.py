@@ -63,7 +63,8 @@ class Tensor:
             raise ValueError(
                 f"minigrad.Tensor.data: the shape is {list(self.shape)} and stays so, got {list(array.shape)}"
             )
-        self._data = backend.xp_of(array).asarray(array, dtype=self._data.dtype)  # of a scalar too; the type stays
+        with backend.at(array):
+            self._data = backend.xp_of(array).asarray(array, dtype=self._data.dtype)  # of a scalar too; the type stays
         self._version += 1
 
     @property
@@ -205,7 +206,8 @@ def from_dlpack(array: Any) -> Tensor:
 def param(data: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
     """A tensor that is to be learned: a leaf with requires_grad=True, and an array of its own."""
     leaf = tensor(data, dtype=dtype, device=device, requires_grad=True)
-    leaf._data = leaf._data.copy()
+    with backend.at(leaf._data):
+        leaf._data = leaf._data.copy()
     return leaf
 
 

@@ -30,7 +30,7 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
     A gradient is None where nothing arrived.
     """
     results = dict.fromkeys(wanted or ())  # nodes are visited and forgotten: what is wanted of them is noted here
-    watchers = tape.state.watchers
+    watchers, several_gpus = tape.state.watchers, tape.several_gpus
     # What has arrived at each leaf and node; at which of them the sum is an array of this walk's own, to be added to in
     # place; and which nodes wait: the one of the highest number, and a heap of the others, their numbers negative, for
     # a heap gives the least. In a chain no other ever waits.
@@ -40,6 +40,8 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
     while first is not None:
         node, g = first, arrived.pop(first)
         first = heappop(heap)[1] if heap else None
+        if several_gpus:
+            _go_to(g)
         if results and node in results:
             results[node] = g
         if type(g) is Rows:
@@ -57,9 +59,8 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
                     "gradient would be that of neither value; call backward() before the update"
                 )
         try:
-            if not op.plain or create_graph or tape.several_gpus:
-                rules = backend.at_home(_gradients, (g,)) if tape.several_gpus else _gradients
-                gradients = rules(node, g, create_graph)
+            if not op.plain or create_graph:
+                gradients = _gradients(node, g, create_graph)
             elif op.plain == 1:  # what `_gradients` does, without its loops
                 gradients = (op.rules[0](g, saved[0], saved[3]),)
             else:
@@ -76,6 +77,8 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
                 if parent is None:
                     continue
                 like = parent if type(parent) is Node else parent._data
+                if several_gpus:
+                    _go_to(gradient)
                 if gradient.shape != like.shape or gradient.dtype is not like.dtype or create_graph:
                     gradient = _fit(gradient, like.shape, like.dtype, op, create_graph)
                 if parent in arrived:
@@ -126,6 +129,8 @@ def _gradients(node: Node, g, create_graph: bool) -> Sequence:
 
 def _own(gradient, taken: set):
     """What a person gets is his alone, to scale or clip in place: a copy, if somebody else holds the same memory."""
+    if tape.several_gpus:
+        _go_to(gradient)
     if type(gradient) is Rows:
         if id(_owner(gradient.values)) in taken:
             gradient = Rows(gradient.ids, gradient.values.copy(), gradient.shape, checked=True)
@@ -135,6 +140,13 @@ def _own(gradient, taken: set):
             gradient = gradient.copy()
         taken.add(id(gradient))
     return gradient
+
+
+def _go_to(gradient) -> None:
+    """Makes the GPU that holds the gradient the current one; `_differentiate` goes back."""
+    array = gradient.values if type(gradient) is Rows else gradient._data if type(gradient) is Tensor else gradient
+    if gpu := backend.away([array]):
+        gpu.use()
 
 
 def _owner(array):
@@ -215,14 +227,18 @@ def _differentiate(name: str, y: Tensor, gradient: Any, wanted: list | None, ret
             f"minigrad.{name}: nothing to differentiate: no tensor that led to this one asked for a gradient "
             "(requires_grad=True, or it was computed under no_grad)"
         )
-    xp = backend.xp_of(y._data)
+    with backend.at(y._data):
+        return _walked(name, y, gradient, wanted, retain_graph, create_graph)
+
+
+def _walked(name: str, y: Tensor, gradient: Any, wanted: list | None, retain_graph: bool, create_graph: bool) -> list:
     if gradient is None:
         if y.shape != ():
             raise ValueError(
                 f"minigrad.{name}: expected a scalar to start from, got {signature(y)}; "
                 "reduce it with .sum() or .mean(), or give its gradient"
             )
-        gradient = backend.at_home(xp.ones, [y._data])((), y.dtype)
+        gradient = backend.xp_of(y._data).ones((), y.dtype)
     elif not isinstance(gradient, Tensor):
         gradient = backend.asarray_like(gradient, y._data, dtype=y.dtype)
     if gradient.shape != y.shape:
