@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ MISSING = (
     else f"running CUDA source on the CPU needs {COMPILER} on Linux"
 )
 SANITIZERS = {"thread": ["-fsanitize=thread"], "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]}
+LONGEST = 120  # seconds that a program may run
 NOT_HERE = b"unexpected memory mapping"  # what a sanitizer says where addresses are spread out wider than it knows
 
 
@@ -107,10 +108,13 @@ class RawKernel:
 
     def _run_program(self, sent: bytes, *options: str) -> bytes:
         command, environment = [self._compiled(), *options], os.environ | {"ASAN_OPTIONS": "detect_leaks=0"}
-        done = subprocess.run(command, input=sent, capture_output=True, env=environment)
-        if NOT_HERE in done.stderr and shutil.which("setarch"):  # once more, with addresses not spread out
-            command = ["setarch", platform.machine(), "-R", *command]
-            done = subprocess.run(command, input=sent, capture_output=True, env=environment)
+        run = partial(subprocess.run, input=sent, capture_output=True, env=environment, timeout=LONGEST)
+        try:
+            done = run(command)
+            if NOT_HERE in done.stderr and shutil.which("setarch"):  # once more, with addresses not spread out
+                done = run(["setarch", platform.machine(), "-R", *command])
+        except subprocess.TimeoutExpired:
+            raise Unsound(f"{self.name} is not done after {LONGEST} s: do all threads come to each barrier?") from None
         report = done.stderr.decode(errors="replace").strip()
         if NOT_HERE in done.stderr or report.startswith("setarch"):
             raise CannotRun(f"the sanitizer of {COMPILER} does not run on this machine: {report}")
@@ -131,7 +135,7 @@ class RawKernel:
 
     def _compiled(self) -> Path:
         """The library, or the program that a sanitizer watches: compiled once for this source, and kept."""
-        command = [COMPILER, "-std=c++20", "-O1", "-g", "-pthread", "-x", "c++", *self.options]
+        command = [COMPILER, "-std=c++17", "-O1", "-g", "-pthread", "-x", "c++", *self.options]
         command += [*SANITIZERS[self.sanitizer], "-DTHREADS"] if self.sanitizer else ["-shared", "-fPIC"]
         source = f'#include "{SHIM.name}"\n#line 1 "{self.name}.cu"\n{self.code}\nCALLABLE({self.name})\n'
         of = "\0".join([*command, platform.platform(), SHIM.read_text("utf-8"), source])

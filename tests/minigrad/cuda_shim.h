@@ -9,20 +9,17 @@
 #pragma once
 #include <cmath>
 #include <cstdio>
-#include <cstring>
-#include <initializer_list>
-#include <memory>
-#include <string>
+#include <cstdlib>
 #include <type_traits>
 #include <utility>
-#include <vector>
 #ifdef THREADS
-#include <barrier>
-#include <thread>
+#include <pthread.h>
 #define __shared__ static
+#define __syncthreads() shim::wait()
 #else
 #include <ucontext.h>
 #define __shared__ static thread_local
+#define __syncthreads() shim::wait(__LINE__)
 #endif
 #define __global__
 #define __device__
@@ -36,73 +33,80 @@ static thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace shim {
 
+constexpr unsigned MOST = 1024;  // threads of a block
 inline dim3 place(unsigned i, dim3 of) { return {i % of.x, i / of.x % of.y, i / of.x / of.y}; }
 inline unsigned count(dim3 of) { return of.x * of.y * of.z; }
+static thread_local char wrong[200];  // what, if anything
 
 #ifdef THREADS
 
-static std::barrier<>* everybody;
-#define __syncthreads() shim::everybody->arrive_and_wait()
+// Two in turn: with one, a thread that is slow to leave it would seem to have waited for those already at the next.
+static pthread_barrier_t barriers[2];
+static thread_local unsigned passed;
+inline void wait() { pthread_barrier_wait(&barriers[passed++ % 2]); }
 
-template <class F> std::string run_block(F kernel) {
-    std::barrier<> barrier(count(blockDim));
-    everybody = &barrier;
-    std::vector<std::thread> threads;
-    for (unsigned i = 0; i < count(blockDim); ++i)
-        threads.emplace_back([&, block = blockIdx, size = blockDim, grid = gridDim, i] {
-            blockIdx = block, blockDim = size, gridDim = grid, threadIdx = place(i, size);
-            kernel();
-            barrier.arrive_and_drop();
-        });
-    for (auto& thread : threads) thread.join();
-    return "";
+template <class F> void run_block(F kernel) {
+    struct Start { F kernel; dim3 thread, block, size, grid; };
+    static pthread_t threads[MOST];
+    unsigned n = count(blockDim);
+    for (auto& barrier : barriers) pthread_barrier_init(&barrier, nullptr, n);
+    for (unsigned i = 0; i < n; ++i)
+        pthread_create(&threads[i], nullptr, [](void* argument) -> void* {
+            Start* start = static_cast<Start*>(argument);
+            threadIdx = start->thread, blockIdx = start->block, blockDim = start->size, gridDim = start->grid;
+            start->kernel();
+            delete start;
+            return nullptr;
+        }, new Start{kernel, place(i, blockDim), blockIdx, blockDim, gridDim});
+    for (unsigned i = 0; i < n; ++i) pthread_join(threads[i], nullptr);
+    for (auto& barrier : barriers) pthread_barrier_destroy(&barrier);
 }
 
 #else
 
+constexpr size_t STACK = 65536;
 struct Coroutine {
     ucontext_t context;
-    std::unique_ptr<char[]> stack{new char[65536]};
+    void* stack;
     int line;  // of the barrier at which it waits; 0 when it has ended
 };
-static thread_local ucontext_t scheduler;
-static thread_local std::vector<Coroutine> coroutines;
+static thread_local Coroutine* coroutines;  // MOST, made when first needed
 static thread_local Coroutine* current;
+static thread_local ucontext_t scheduler;
 static thread_local void (*body)(void*);
-static thread_local void* body_of;
-#define __syncthreads() shim::wait(__LINE__)
+static thread_local void* argument;
 
 inline void wait(int line) {
     current->line = line;
     swapcontext(&current->context, &scheduler);
 }
 inline void start() {
-    body(body_of);
+    body(argument);
     current->line = 0;
 }
-template <class F> std::string run_block(F kernel) {
+template <class F> void run_block(F kernel) {
     unsigned n = count(blockDim);
-    if (coroutines.size() < n) coroutines.resize(n);
-    body = [](void* of) { (*static_cast<F*>(of))(); }, body_of = &kernel;
+    if (!coroutines) coroutines = static_cast<Coroutine*>(calloc(MOST, sizeof(Coroutine)));
+    body = [](void* of) { (*static_cast<F*>(of))(); }, argument = &kernel;
     for (bool first = true;; first = false) {  // once through all threads, from barrier to barrier
         for (unsigned i = 0; i < n; ++i) {
             current = &coroutines[i], threadIdx = place(i, blockDim);
             if (first) {
+                if (!current->stack) current->stack = malloc(STACK);
                 getcontext(&current->context);
-                current->context.uc_stack.ss_sp = current->stack.get();
-                current->context.uc_stack.ss_size = 65536;
+                current->context.uc_stack.ss_sp = current->stack;
+                current->context.uc_stack.ss_size = STACK;
                 current->context.uc_link = &scheduler;
                 makecontext(&current->context, start, 0);
             }
             swapcontext(&scheduler, &current->context);
         }
         int line = coroutines[0].line;
-        for (unsigned i = 1; i < n; ++i)
+        for (unsigned i = 1; i < n && !*wrong; ++i)
             if (coroutines[i].line != line)
-                return "in block " + std::to_string(blockIdx.x) + " thread 0 is at line " + std::to_string(line) +
-                       " and thread " + std::to_string(i) + " at line " + std::to_string(coroutines[i].line) +
-                       " (0: at its end), where one of them waits for all the others";
-        if (line == 0) return "";
+                snprintf(wrong, sizeof wrong, "thread 0 waits at line %d, and thread %u at line %d (0: at its end)", line,
+                         i, coroutines[i].line);
+        if (line == 0 || *wrong) return;
     }
 }
 
@@ -110,47 +114,45 @@ template <class F> std::string run_block(F kernel) {
 
 // As CUDA launches: an argument is a pointer to its value.
 template <class... A, size_t... I>
-std::string launch(void (*kernel)(A...), dim3 grid, dim3 block, void** args, std::index_sequence<I...>) {
-    gridDim = grid, blockDim = block;
-    for (unsigned i = 0; i < count(grid); ++i) {
+void launch(void (*kernel)(A...), dim3 grid, dim3 block, void** args, std::index_sequence<I...>) {
+    gridDim = grid, blockDim = block, *wrong = 0;
+    for (unsigned i = 0; i < count(grid) && !*wrong; ++i) {
         blockIdx = place(i, grid);
-        std::string wrong = run_block([&] { kernel(*static_cast<A*>(args[I])...); });
-        if (!wrong.empty()) return wrong;
+        run_block([=] { kernel(*static_cast<A*>(args[I])...); });
     }
-    return "";
 }
 
-template <class T> std::string type() {  // NumPy's name for it, as "f4"; with * in front for a pointer
-    if constexpr (std::is_pointer_v<T>) return "*" + type<std::remove_cv_t<std::remove_pointer_t<T>>>();
-    const char* kind = std::is_same_v<T, bool> ? "b" : std::is_floating_point_v<T> ? "f" : std::is_signed_v<T> ? "i" : "u";
-    return kind + std::to_string(sizeof(T));
+// The types of a kernel's parameters, as NumPy names them: "f4", and with * in front of it a pointer to one.
+template <class T> void print_type(char*& to, char* end) {
+    using V = std::remove_cv_t<std::remove_pointer_t<T>>;
+    char kind = std::is_same_v<V, bool> ? 'b' : std::is_floating_point_v<V> ? 'f' : std::is_signed_v<V> ? 'i' : 'u';
+    to += snprintf(to, end - to, "%s%c%zu ", std::is_pointer_v<T> ? "*" : "", kind, sizeof(V));
 }
-template <class... A> std::string types(void (*)(A...)) {
-    std::string all;
-    for (const std::string& one : std::initializer_list<std::string>{type<A>()...}) all += one + " ";
-    return all;
+template <class... A> const char* types(void (*)(A...)) {
+    static thread_local char text[1000];
+    char* to = text;
+    (print_type<A>(to, text + sizeof text), ...);
+    return text;
 }
 
-// The program, without options: reads grid, block and for each argument its bytes and how many they are; writes the arrays.
+// The program: reads grid, block and for each argument its bytes and how many they are; writes the arrays.
 template <class... A> int program(void (*kernel)(A...)) {
+    constexpr bool is_array[] = {std::is_pointer_v<A>...};
+    constexpr size_t n = sizeof...(A);
     dim3 grid, block;
-    bool read = std::fread(&grid, sizeof grid, 1, stdin) && std::fread(&block, sizeof block, 1, stdin);
-    std::vector<std::vector<char>> values;
-    std::vector<char*> memory;
-    std::vector<void*> args;
-    for (size_t i = 0; i < sizeof...(A); ++i) {
-        unsigned long long n = 0;
-        read = read && std::fread(&n, sizeof n, 1, stdin);
-        values.emplace_back(n);
-        read = read && std::fread(values.back().data(), 1, n, stdin) == n;
+    unsigned long long sizes[n];
+    void *memory[n], *args[n];
+    bool read = fread(&grid, sizeof grid, 1, stdin) && fread(&block, sizeof block, 1, stdin);
+    for (size_t i = 0; i < n && read; ++i) {
+        read = fread(&sizes[i], sizeof sizes[i], 1, stdin);
+        memory[i] = malloc(sizes[i]);
+        read = read && fread(memory[i], 1, sizes[i], stdin) == sizes[i];
+        args[i] = is_array[i] ? &memory[i] : memory[i];
     }
-    for (auto& value : values) memory.push_back(value.data());
-    size_t i = 0;
-    ((args.push_back(std::is_pointer_v<A> ? static_cast<void*>(&memory[i]) : values[i].data()), ++i), ...);
     if (!read) return 2;
-    launch(kernel, grid, block, args.data(), std::index_sequence_for<A...>{});
-    i = 0;
-    ((std::is_pointer_v<A> ? std::fwrite(values[i].data(), 1, values[i].size(), stdout) : 0, ++i), ...);
+    launch(kernel, grid, block, args, std::index_sequence_for<A...>{});
+    for (size_t i = 0; i < n; ++i)
+        if (is_array[i]) fwrite(memory[i], 1, sizes[i], stdout);
     return 0;
 }
 
@@ -158,14 +160,10 @@ template <class... A> std::index_sequence_for<A...> numbered(void (*)(A...));
 
 }  // namespace shim
 
-#define CALLABLE(name)                                                                                  \
-    extern "C" const char* shim_types() {                                                               \
-        static const std::string types = shim::types(name);                                             \
-        return types.c_str();                                                                           \
-    }                                                                                                   \
-    extern "C" const char* shim_launch(const dim3* grid, const dim3* block, void** args) {              \
-        static thread_local std::string wrong;                                                          \
-        wrong = shim::launch(name, *grid, *block, args, decltype(shim::numbered(name)){});              \
-        return wrong.c_str();                                                                           \
-    }                                                                                                   \
-    int main(int n, char**) { return n > 1 ? std::puts(shim_types()) < 0 : shim::program(name); }
+#define CALLABLE(name)                                                                            \
+    extern "C" const char* shim_types() { return shim::types(name); }                             \
+    extern "C" const char* shim_launch(const dim3* grid, const dim3* block, void** args) {        \
+        shim::launch(name, *grid, *block, args, decltype(shim::numbered(name)){});                \
+        return shim::wrong;                                                                       \
+    }                                                                                             \
+    int main(int n, char**) { return n > 1 ? puts(shim_types()) < 0 : shim::program(name); }
