@@ -81,20 +81,18 @@ def new_tensors_there(request, on_device):
     minigrad.set_device("cpu")
 
 
-# ---- oracles ----------------------------------------------------------------------------------------------------
+# ---- what may be skipped ----------------------------------------------------------------------------------------
 
-
-def pytest_runtest_setup(item):
-    """Oracles may be absent on a reader's machine, never where MINIGRAD_ORACLES=required."""
-    item.config.stash[_oracles_required] = os.environ.get("MINIGRAD_ORACLES") == "required"
+MAY_BE_SKIPPED = {"oracle": "MINIGRAD_ORACLES", "gpucheck": "MINIGRAD_GPUCHECK"}
+_required = [mark for mark, name in MAY_BE_SKIPPED.items() if os.environ.get(name) == "required"]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
+    """What these marks need may be absent on a reader's machine, never where MINIGRAD_ORACLES=required and so on."""
     report = yield
-    if report.skipped and item.get_closest_marker("oracle") and item.config.stash[_oracles_required]:
-        report.outcome, report.longrepr = "failed", f"skipped, but MINIGRAD_ORACLES=required: {report.longrepr}"
+    for mark in _required:
+        if report.skipped and item.get_closest_marker(mark):
+            report.outcome = "failed"
+            report.longrepr = f"skipped, but {MAY_BE_SKIPPED[mark]}=required: {report.longrepr}"
     return report
-
-
-_oracles_required = pytest.StashKey[bool]()

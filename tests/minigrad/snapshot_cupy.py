@@ -7,13 +7,15 @@ This needs CuPy, but neither a GPU nor a driver: only names are looked at. The f
 
     {"kind": "function" | "method" | "class", "parameters": ["a", "axis", "*", "out"]}    null where CuPy doesn't say,
                                                  and of operators; * and / as in a signature, self left out
-    {"kind": "ufunc", "nin": 2, "nout": 1, "types": "bb->b ff->f"}
+    {"kind": "ufunc", "nin": 2, "nout": 1, "types": "bb->b ff->f", "methods": "at reduce"}     those not left out; the
+                                                 keywords of a call are those of "__call__" of "cupy.ufunc"
     {"kind": "module" | "constant" | "attribute"}
 """
 
 import inspect
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 FILE = Path(__file__).with_name("cupy_api.json")
@@ -62,6 +64,8 @@ def surface() -> dict:
         else:
             names = [name for name in names if name[0] != "_"]
         of[path] = {name: entry(getattr(owner, name), name, owner, cupy.ufunc) for name in names}
+    called = {"kind": "method", "parameters": ["*args", "*", *keywords_of(cupy.exp)]}
+    of["cupy.ufunc"]["__call__"] = called
     integers = {name for name, what in of["cupy.cuda.runtime"].items() if what["kind"] == "constant"}
     of["cupy.cuda.runtime"] = {name: what for name, what in of["cupy.cuda.runtime"].items() if name not in integers}
     return of
@@ -70,7 +74,8 @@ def surface() -> dict:
 def entry(thing, name: str, owner, ufunc: type) -> dict:
     """What a thing is, as the docstring above says."""
     if isinstance(thing, ufunc):
-        return {"kind": "ufunc", "nin": thing.nin, "nout": thing.nout, "types": " ".join(thing.types)}
+        types, methods = " ".join(thing.types), " ".join(methods_of(thing))
+        return {"kind": "ufunc", "nin": thing.nin, "nout": thing.nout, "types": types, "methods": methods}
     if inspect.ismodule(thing):
         return {"kind": "module"}
     if not callable(thing):
@@ -90,6 +95,37 @@ def parameters(thing, name: str) -> list[str] | None:
             return None
         names = [part.partition("=")[0].split()[-1] for part in written[1].split(", ") if part]
     return names[1:] if names[:1] in (["self"], ["cls"]) else names
+
+
+class Reached(Exception):
+    """A ufunc's method has begun to use its array."""
+
+
+class Array:
+    def __getattr__(self, name):
+        raise Reached
+
+
+def methods_of(ufunc) -> Iterator[str]:
+    """Those of NumPy's methods that CuPy has for this function: the others refuse before they look at the array."""
+    for name, further in {"accumulate": (), "at": (0, 0), "reduce": (), "reduceat": (0,)}.items():
+        try:
+            getattr(ufunc, name)(Array(), *further)
+        except NotImplementedError:
+            pass
+        except Reached:
+            yield name
+
+
+def keywords_of(ufunc) -> Iterator[str]:
+    """The keywords that a ufunc takes, of those that NumPy's do: the others it refuses before it needs a GPU."""
+    for name in ("axes", "axis", "casting", "dtype", "keepdims", "order", "out", "signature", "subok", "where"):
+        try:
+            ufunc(1.0, **{name: None})
+        except Exception as error:
+            if "Wrong arguments" in str(error):
+                continue
+        yield name
 
 
 def signature(of: inspect.Signature) -> list[str]:

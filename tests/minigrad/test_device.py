@@ -8,7 +8,7 @@ import pytest
 import strict
 
 import minigrad as mg
-from minigrad import backend, ids, streams, tape
+from minigrad import backend, cuda, ids, streams, tape
 from minigrad.backend import DeviceError
 
 pytestmark = pytest.mark.device
@@ -95,6 +95,21 @@ def test_training_on_the_double_gives_what_training_on_the_cpu_gives():
     here = train()
     for name, array in here.items():
         assert np.allclose(array, there[name], rtol=1e-5, atol=1e-6), name
+
+
+def test_where_there_is_no_compiler_the_double_computes_the_same_without_the_cuda_source(monkeypatch):
+    def drawn_and_scored():
+        cuda._kernel.cache_clear()
+        x = mg.param(mg.Key(3).normal((3, 5)))
+        losses = mg.cross_entropy(x, [0, 4, 4], "none")
+        losses.sum().backward()
+        return x.numpy(), losses.numpy(), mg.to_cpu(x.grad)
+
+    found = drawn_and_scored()
+    monkeypatch.setattr(strict.cuda_on_cpu, "MISSING", "there is no compiler")
+    for one, other in zip(found, drawn_and_scored(), strict=True):
+        assert np.allclose(one, other, rtol=1e-6, atol=1e-6)
+    cuda._kernel.cache_clear()
 
 
 # ---- what is refused --------------------------------------------------------------------------------------------
