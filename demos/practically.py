@@ -16,20 +16,22 @@ side, through two layers of d numbers, to a softmax over V words. In all combina
     d            the size of the network: 32, 128, 512
     V            the vocabulary: 100, 10,000, 50,000
 
-The table has the examples/s of each cell, names the fastest way in its row (two of them where they are less than a
-tenth apart), and marks from which batch on a way beats those before it. Two more measurements, with d = 128, B = 64 and
-the largest V: the softmax against negative sampling, which approximates it, everything else being the same; and, as an
-example of what is not optimised properly, a step that writes out the gradients of look-ups, nearly all of them zeros.
-At the end comes the slide, sentence by sentence: whether it holds here, and the numbers that show it. What is said of
-a GPU is not judged where there is none; what more threads do for small and for big networks is then the nearest thing.
+The table has the examples/s of each cell, names the fastest way in its row (several, where they are less than a tenth
+apart), and marks from which batch on a way beats all before it. Two more measurements, with d = 128, B = 64 and the
+largest V: the softmax beside negative sampling, which approximates it, all else being the same; and, as an example of
+what is not optimised properly, that same step with the gradients of look-ups written out, V rows of nearly all zeros.
+
+At the end comes the slide, sentence by sentence: whether it holds here, and the numbers. A network that gains nothing
+from all threads needs but one, and leaves the others to more experiments. "As fast" is a tenth more or less, "big
+gains" are twice as fast or more. Where there is no GPU nothing is said of one; what all threads gain over one in the
+same cells, the nearest thing there is, is shown in its place.
 
 What comes out, in out/practically/: speeds.png (examples/s against B, a panel for each V) and results.json. Takes
 about a minute, --quick under ten seconds.
 
-To predict before running; `predict` in results.json has the answers, for the middle one of the networks and
-vocabularies (d = 128, V = 10,000), one thread:
-    1.  In batches of 64 instead of 1, how many times as many examples are done in a second?
-    2.  Of a step with B = 64 and the largest V, which part is spent on the exact softmax?
+To predict before running; `predict` in results.json has the answers, for one thread and d = 128:
+    1.  With V = 10,000, how many times as many examples are done in a second in batches of 64 instead of 1?
+    2.  With B = 64 and the largest V, which part of a step is spent on the exact softmax?
 """
 
 # %% What we need
@@ -48,12 +50,11 @@ import losses
 import minigrad as mg
 
 BATCHES, WIDTHS, VOCABULARIES = (1, 8, 64, 512), (32, 128, 512), (100, 10_000, 50_000)
-QUICK = (1, 8, 64), (32, 128), (100, 10_000)
+QUICK = (1, 64), (32, 128), (100, 10_000)
 D, B = 128, 64  # of the two more measurements
 CONTEXT, ROTATE = 2, 8  # words that are looked at; batches of each kind, lest the same rows lie in the cache
 MARGIN = 1.1  # less than a tenth is no victory
 BIG = 2.0  # times as fast is "big gains"
-NOT_SHOWN = "not shown here: no CUDA device"
 
 
 # %% The model: two words, two layers, one word
@@ -199,74 +200,66 @@ def verdict(hits: Sequence[bool], wanting: str = "no CUDA device") -> str:
 
 
 def advice(cells: Sequence[Mapping], tricks: Mapping[str, Mapping], first: Mapping[str, float]) -> list[dict]:
-    """The slide, sentence by sentence: whether it holds here, and what shows it. Without a GPU, no word about one."""
-    small, big, most = min(c["d"] for c in cells), max(c["d"] for c in cells), max(c["B"] for c in cells)
-    threads = {d: gains(cells, "cpu_all_threads", d=d) for d in (small, big)}
-    gpu_small, gpu_single = gains(cells, "gpu", d=small), gains(cells, "gpu", B=1)
-    gpu_big = gains(cells, "gpu", d=big, B=most)
-    cpu = [way for way in tricks["exact"] if way != "gpu"]
-    gpu_softmax = [min(t[way] for way in cpu) / t["gpu"] for t in (tricks["exact"], tricks["sampled"]) if "gpu" in t]
-    share = [100 * (1 - tricks["sampled"][way] / t) for way, t in tricks["exact"].items()]
-    batched = gains_of_batches(cells)
-    slower = [t / tricks["sampled"][way] for way, t in tricks["written out"].items()]
+    """The slide, sentence by sentence: whether it holds here, what was measured, and the numbers.
 
-    of_threads = f"all threads over one: with d = {small} {span(threads[small])}, with d = {big} {span(threads[big])}"
-    single = gpu_single or gains(cells, "cpu_all_threads", B=1)
+    Where there is no GPU, what all threads gain over one in the same cells stands in its place, and is not judged.
+    """
+    small = {"d": min(cell["d"] for cell in cells), "V": min(cell["V"] for cell in cells)}
+    big = {"d": max(cell["d"] for cell in cells), "B": max(cell["B"] for cell in cells)}
+    of_threads = gains(cells, "cpu_all_threads", **small)
 
-    def against(gains: Sequence[float], otherwise: str) -> str:
-        return f"GPU over CPU: {span(gains)}" if gains else otherwise
+    def of_gpu(judge: Callable[[float], bool], wanted: Mapping[str, int]) -> tuple[str, str, list[float]]:
+        if found := gains(cells, "gpu", **wanted):
+            return verdict([judge(gain) for gain in found]), "GPU over CPU", found
+        return verdict([]), "all threads over one", gains(cells, "cpu_all_threads", **wanted)
 
-    sentences = [
-        (
-            "use CPU for prototyping",
-            verdict([first["cpu"] < first["gpu"]] if "gpu" in first else []),
-            "until the first step is done: "
-            + ", ".join(f"{device.upper()} {in_time(t)}" for device, t in first.items()),
-        ),
+    def as_fast(gain: float) -> bool:
+        return gain <= MARGIN
+
+    exact, sampled, written_out = (tricks[what] for what in ("exact", "sampled", "written out"))
+    softmax = verdict([]), "% of a step, the exact softmax", [100 * (1 - sampled[way] / exact[way]) for way in exact]
+    start = verdict([]), "seconds until the first step is done", [first["cpu"]]
+    if "gpu" in first:
+        gain, gain_sampled = (min(t[way] for way in t if way != "gpu") / t["gpu"] for t in (exact, sampled))
+        softmax = verdict([gain >= BIG and gain > gain_sampled]), "GPU over CPU, exact, sampled", [gain, gain_sampled]
+        start = (
+            verdict([first["cpu"] < first["gpu"]]),
+            "until the first step is done, GPU over CPU",
+            [first["gpu"] / first["cpu"]],
+        )
+    batched, slower = gains_of_batches(cells), [written_out[way] / sampled[way] for way in sampled]
+    rows = [
+        ("use CPU for prototyping", *start),
         (
             "you can run many more experiments",
-            verdict([gain < MARGIN for gain in threads[small]], "the CPU has one thread"),
-            f"with d = {small} all threads over one: {span(threads[small])}; what gains nothing leaves them to others",
+            verdict([as_fast(gain) for gain in of_threads], "the CPU has one thread"),
+            f"all threads over one, {cells_in_words(small)}",
+            of_threads,
         ),
-        (
-            "CPU as fast or faster: small networks",
-            verdict([gain <= MARGIN for gain in gpu_small]),
-            against(gpu_small, of_threads),
-        ),
-        (
-            "CPU as fast or faster: complicated ones (B = 1)",
-            verdict([gain <= MARGIN for gain in gpu_single]),
-            against(gpu_single, f"with B = 1 all threads over one: {span(single)}"),
-        ),
-        (
-            "big gains on GPU: very big networks",
-            verdict([gain >= BIG for gain in gpu_big]),
-            against(gpu_big, of_threads),
-        ),
-        (
-            "big gains on GPU: softmaxes with no approximation",
-            verdict([gpu_softmax[0] >= BIG and gpu_softmax[0] > gpu_softmax[1]] if gpu_softmax else []),
-            f"the exact softmax's part of a step: {span(share, '%')}; {against(gpu_softmax[:1], 'no GPU')}",
-        ),
-        (
-            "do mini-batching",
-            verdict([gain >= BIG for gain in batched]),
-            f"examples/s with B = {B} over B = 1: {span(batched)}",
-        ),
+        (f"CPU as fast or faster: small networks, {cells_in_words(small)}", *of_gpu(as_fast, small)),
+        ("CPU as fast or faster: complicated networks, B = 1", *of_gpu(as_fast, {"B": 1})),
+        (f"big gains on GPU: very big networks, {cells_in_words(big)}", *of_gpu(lambda gain: gain >= BIG, big)),
+        ("big gains on GPU: softmaxes with no approximation", *softmax),
+        ("do mini-batching", verdict([g >= BIG for g in batched]), f"examples/s, B = {B} over B = 1", batched),
         (
             "optimise things properly",
-            verdict([factor >= MARGIN for factor in slower]),
-            f"gradients of look-ups written out: a step takes {span(slower)} the time",
+            verdict([not as_fast(t) for t in slower]),
+            "seconds, gradients of V rows over the looked up",
+            slower,
         ),
     ]
-    return [dict(zip(("sentence", "verdict", "shown_by"), row, strict=True)) for row in sentences]
+    return [dict(zip(("sentence", "verdict", "measured", "numbers"), row, strict=True)) for row in rows]
 
 
-def span(values: Sequence[float], unit: str = "×") -> str:
+def cells_in_words(wanted: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} = {value:,}" for name, value in wanted.items())
+
+
+def span(values: Sequence[float]) -> str:
     """Some numbers in words: their median, the least and the greatest."""
     if not values:
-        return "not measured"
-    low, middle, high = (f"{f(values):.3g} {unit}" for f in (min, statistics.median, max))
+        return "–"
+    low, middle, high = (f"{f(values):.3g}" for f in (min, statistics.median, max))
     return low if low == high else f"{middle} ({low} to {high})"
 
 
@@ -332,7 +325,11 @@ def main(argv=None) -> None:
         ["", *names.values()],
         [[what[trick], *(in_time(times[key]) for key in names)] for trick, times in tricks.items()],
     )
-    table("The slide, on this machine", ["it says", "verdict", "shown by"], [list(row.values()) for row in advised])
+    table(
+        "The slide, on this machine",
+        ["it says", "verdict", "measured", "median (least to greatest)"],
+        [[row["sentence"], row["verdict"], row["measured"], span(row["numbers"])] for row in advised],
+    )
     picture(out / "speeds.png", cells, names, crossed, args.show)
     one = ways[0].key
     speeds = {cell["B"]: cell["examples_per_second"][one] for cell in cells if (cell["V"], cell["d"]) == (10_000, D)}
