@@ -250,6 +250,7 @@ def test_where_there_is_a_gpu_its_three_curves_are_measured_too(copies, monkeypa
     monkeypatch.setitem(sys.modules, "cupyx.profiler", profiler)
     found = [Way("cpu_one_thread", "CPU, 1 thread", "cpu", 1), Way("gpu", "GPU", "gpu")]
     monkeypatch.setattr(demo, "ways_here", lambda device: (found, None))
+    monkeypatch.setattr(demo, "ADDED", 1000)
     demo.main(["--quick", "--max-n", "8", "--out", str(tmp_path)])
     results = read_json(tmp_path)
     assert set(results["seconds"]) == {"cpu_one_thread", "gpu", "gpu_with_copies", "gpu_dispatch"}
@@ -321,7 +322,8 @@ def test_a_greatest_n_out_of_range_is_an_error_that_says_the_range(n, tmp_path):
 
 
 @pytest.mark.parametrize("n, sizes", [("2", [2]), ("9", [2, 4, 8])])
-def test_the_sizes_are_the_powers_of_two_up_to_the_greatest_n(n, sizes, tmp_path):
+def test_the_sizes_are_the_powers_of_two_up_to_the_greatest_n(n, sizes, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "ADDED", 1000)
     demo.main(["--max-n", n, "--quick", "--dtype", "float64", "--out", str(tmp_path)])
     results = read_json(tmp_path)
     assert results["sizes"] == sizes
