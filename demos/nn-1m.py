@@ -190,10 +190,10 @@ def loss_of_word(model: LanguageModel, vectors: list[mg.Tensor], target: int) ->
 # %% Rung 2, trick 1: a word stands before n others, and is looked up for the first of them
 def looked_up_once(model: LanguageModel, contexts: np.ndarray, targets: np.ndarray) -> mg.Tensor:
     """Of the words from the beginning of a sentence on: what stands before the first is boundaries."""
-    before, loss = [model.embedding[int(contexts[0, 0])]] * contexts.shape[1], 0.0
-    for target in targets.tolist():
-        loss = loss + loss_of_word(model, before, target)
-        before = [*before[1:], model.embedding[target]]
+    n, words, loss = contexts.shape[1], targets.tolist(), 0.0
+    vectors = [model.embedding[int(contexts[0, 0])]] * n + [model.embedding[word] for word in words[:-1]]
+    for i, target in enumerate(words):
+        loss = loss + loss_of_word(model, vectors[i : i + n], target)
     return loss
 
 
@@ -347,23 +347,34 @@ def train(data: Data, args) -> tuple[LanguageModel, dict]:
     """Learns `args.words` words, or until Ctrl-C; returns the model, and what there is to tell."""
     how = args.how or "rows"
     rung, model, sentences = RUNGS[how], LanguageModel.new(data, how, args), 0
-    try:
-        with mg.backend.quiet():
-            before = model.perplexity(*data.held_out)
-            with interruptible() as stop, Progress(f"training by {how}", args.words) as bar:
-                for contexts, targets in pieces(data, args.batch if rung.in_batches else None, args.words):
-                    rung.learn(model, contexts, targets)
-                    sentences += data.sentences_in(targets)
-                    bar.advance(len(targets))
-                    if stop.requested:
-                        break
-                mg.backend.synchronize()
-            after = model.perplexity(*data.held_out)
-    except FloatingPointError:
-        raise DemoError(f"the weights have grown beyond all bounds: try --lr smaller than {args.lr}") from None
+    before = model.perplexity(*data.held_out)
+    with interruptible() as stop, Progress(f"training by {how}", args.words) as bar:
+        for contexts, targets in pieces(data, args.batch if rung.in_batches else None, args.words):
+            rung.learn(model, contexts, targets)
+            sentences += data.sentences_in(targets)
+            bar.advance(len(targets))
+            if stop.requested:
+                break
+        mg.backend.synchronize()
+    after = model.perplexity(*data.held_out)
     numbers = {"words": bar.done, "sentences": sentences, "seconds": bar.seconds, "words_per_second": bar.rate}
     perplexities = {"perplexity_before": before, "perplexity_after": after}
     return model, {"how": how, **numbers, **perplexities, "stopped_early": bar.done < args.words}
+
+
+def show_training(training: dict, held_out: int) -> None:
+    ending = ", stopped early" if training["stopped_early"] else ""
+    table(
+        f"{training['words']:,} words learned by {training['how']}{ending}",
+        ["true time", "extrapolated", "words/s", "perplexity before", "after", "of words held out"],
+        [
+            [
+                *(duration(training[name]) for name in ("seconds", "extrapolated_seconds")),
+                *(training[name] for name in ("words_per_second", "perplexity_before", "perplexity_after")),
+                held_out,
+            ]
+        ],
+    )
 
 
 # %% All of it
@@ -415,32 +426,27 @@ def main(argv=None) -> None:
     unknown = text.vocabulary.counts[0] / len(text.tokens)
     print(f"{text.describe()}\nvocabulary: {data.vocab_size:,} ids; {unknown:.2%} of the text is <unk>", flush=True)
     results = {"environment": environment(), "corpus": text.describe(), "arguments": vars(args)}
-    results |= {"vocab_size": data.vocab_size, "rungs": ladder(data, args)}
-    drawn = {f"{rung['how']}: {rung['trick']}": rung["extrapolated_seconds"] for rung in results["rungs"]}
-    names, unit = ["estimates.png", "results.json"], "seconds, extrapolated from a slice of each"
+    try:
+        with mg.backend.quiet():
+            rungs = ladder(data, args)
+            model, training = train(data, args) if args.full else (None, None)
+    except FloatingPointError:
+        raise DemoError(f"the weights have grown beyond all bounds: try --lr smaller than {args.lr}") from None
 
-    if args.full:
-        model, told = train(data, args)
-        extrapolated = {rung["how"]: rung["extrapolated_seconds"] for rung in results["rungs"]}[told["how"]]
-        told["extrapolated_seconds"] = extrapolated * told["words"] / args.words
-        table(
-            f"{told['words']:,} words learned by {told['how']}" + (", stopped early" if told["stopped_early"] else ""),
-            ["true time", "extrapolated", "words/s", "perplexity before", "after", "of words held out"],
-            [
-                [
-                    *(duration(told[name]) for name in ("seconds", "extrapolated_seconds")),
-                    *(told[name] for name in ("words_per_second", "perplexity_before", "perplexity_after")),
-                    len(data.held_out[1]),
-                ]
-            ],
-        )
+    results |= {"vocab_size": data.vocab_size, "rungs": rungs}
+    estimates = {f"{rung['how']}: {rung['trick']}": rung["extrapolated_seconds"] for rung in rungs}
+    names, unit = ["estimates.png", "results.json"], "seconds, extrapolated from a slice of each"
+    if training:
+        extrapolated = {rung["how"]: rung["extrapolated_seconds"] for rung in rungs}[training["how"]]
+        training["extrapolated_seconds"] = extrapolated * training["words"] / args.words
+        show_training(training, len(data.held_out[1]))
         arrays = {name: parameter.numpy() for name, parameter in model.parameters().items()}
         mg.save(out / "model.npz", arrays, {"words": [*text.vocabulary.words, "<s>"]})
-        names, results["training"] = [*names, "model.npz"], told
-        if not told["stopped_early"]:
-            drawn[f"{told['how']}, true time"], unit = told["seconds"], f"{unit}; the last bar is true"
+        names, results["training"] = [*names, "model.npz"], training
+        if not training["stopped_early"]:
+            estimates[f"{training['how']}, true time"], unit = training["seconds"], f"{unit}; the last bar is true"
     title = f"{args.words:,} words, one trick after the other"
-    bars(out / "estimates.png", title, list(drawn), list(drawn.values()), unit, args.show)
+    bars(out / "estimates.png", title, list(estimates), list(estimates.values()), unit, args.show)
     write_json(out / "results.json", results)
     print(f"in {out}: {', '.join(names)}")
 
