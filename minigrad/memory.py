@@ -69,12 +69,12 @@ def checkpoint(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
             y = f(*args, **options)
         if type(y) is not Tensor:
             raise TypeError(f"minigrad.memory.checkpoint: the function must return one Tensor, got {type(y).__name__}")
-        outside = list(used.versions)  # what f made itself is gone by now
+        outside = [t for t in used.versions if t is not y]  # what else f made is gone by now
         parents = [t._node or t for t in outside if t.requires_grad]
         if y.requires_grad or not parents or y.dtype.kind not in "fc":
             return y  # it is one of those outside, or depends on none
         kept = [t._data for t in outside if t._node is not None or not t.requires_grad]
-        versions = tuple((t._leaf, version) for t, version in used.versions.items() if t._leaf is not None)
+        versions = tuple((t._leaf, used.versions[t]) for t in outside if t._leaf is not None)
         node = Node()
         node.number, node.op, node.parents, node.params = tape._next(), CHECKPOINT, tuple(parents), {}
         node.saved = (None, None, versions, partial(_again, f, args, options, signature(y)), *kept)
@@ -119,11 +119,8 @@ def checkpoint_sequential(steps: Iterable[Callable], x: Any, segments: int | Non
     segments: k in 1, …, n. Those before the last are checkpoints. Where k does not divide n, the first are the longer.
     """
     steps = list(steps)
-    k = (
-        best_segments(len(steps))
-        if segments is None
-        else whole("minigrad.memory.checkpoint_sequential: segments", segments)
-    )
+    k = best_segments(len(steps)) if segments is None else segments
+    k = whole("minigrad.memory.checkpoint_sequential: segments", k)
     if not k <= len(steps):
         raise ValueError(f"minigrad.memory.checkpoint_sequential: {k} segments need as many steps, got {len(steps)}")
     short, longer = divmod(len(steps), k)
@@ -197,11 +194,12 @@ class Trace:
                     self._hold(_owner(a._data), "a leaf", 0)
             for array in _arrays(node.saved):
                 self._hold(array, op.name, array.nbytes)
-        self._note(op.name, f"minigrad.{op.name}({', '.join(map(signature, args))})", y.nbytes)
+        self._note(op.name, y.nbytes, lambda: f"minigrad.{op.name}({', '.join(map(signature, args))})")
 
     def gradients(self, node: Node, gradients: Sequence) -> None:
         asked = sum(a.nbytes for a in _arrays(list(gradients)))
-        self._note(f"∂{node.op.name}", f"the rule of minigrad.{node.op.name}, which gave {signature(node)}", asked)
+        name = node.op.name
+        self._note(f"∂{name}", asked, lambda: f"the rule of minigrad.{name}, which gave {signature(node)}")
 
     def _hold(self, array: Any, name: str, nbytes: int) -> None:
         """Counts an array until it dies, for whom it was first; not NumPy's scalars, which are a few bytes."""
@@ -216,14 +214,14 @@ class Trace:
         self._held[key] = weakref.ref(array, forget), nbytes, name
         self._kept += nbytes
 
-    def _note(self, label: str, doing: str, asked: int) -> None:
+    def _note(self, label: str, asked: int, doing: Callable[[], str]) -> None:
         used = self._meter.highest()
         self.timeline.append(Moment(label, used, self._kept))
         self.peak, self.peak_kept = max(self.peak, used), max(self.peak_kept, self._kept)
         if self.limit is not None and used > self.limit:
             raise MemoryError(
-                f"{doing}: out of memory: for {in_bytes(asked)} more, {in_bytes(used)} would be in use, and the limit "
-                f"is {in_bytes(self.limit)}; the tape keeps {in_bytes(self._kept)}{self._the_most()}"
+                f"{doing()}: out of memory: for {in_bytes(asked)} more, {in_bytes(used)} would be in use, and the "
+                f"limit is {in_bytes(self.limit)}; the tape keeps {in_bytes(self._kept)}{self._the_most()}"
             )
 
     def _the_most(self) -> str:
@@ -253,7 +251,7 @@ def trace(limit: int | None = None) -> Iterator[Trace]:
         try:
             with tape.watching(seen):
                 yield seen
-            seen._note("end", "minigrad.memory.trace, after the last operation", 0)
+            seen._note("end", 0, lambda: "minigrad.memory.trace, after the last operation")
         finally:
             seen._held.clear()
 
