@@ -11,7 +11,7 @@ A deep network of equal layers is made so large that a step of training, as one 
 half times the memory that there is (--cap). It runs into the error; then trick after trick is added until it fits:
 
     free      arrays are freed as the walk goes back, not at its end
-    micro     the batch goes through in four parts, whose gradients add up
+    micro     the batch goes through in four parts, whose gradients add up (two sets of them are there for a while)
     in place  the optimiser writes into its arrays, and makes none beside them
     √n        checkpoints: of n layers only what enters √n segments is kept, the rest is computed again
     SGD       instead of Adam, whose averages weigh twice as much as the parameters; it learns otherwise, so it is last
