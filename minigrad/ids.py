@@ -5,20 +5,19 @@ over them, and on a GPU a wait, since an error needs the numbers on the CPU. Mos
 main memory, where one can look before they are copied; and what has been looked at once need not be again.
 """
 
-from collections import OrderedDict
+import weakref
 from typing import Any
 
 from . import backend
 
-_known: OrderedDict = OrderedDict()  # id(array) -> (array on a GPU, its least number, its greatest)
-_REMEMBERED = 32  # arrays; they are held, so that none but they have their id()
+_known: dict[int, tuple] = {}  # id(array) -> (its weak reference, its least number, its greatest), while it lives
 
 
 def check_ids(name: str, ids: Any, size: int) -> None:
     """Raises unless `ids` are integers in [0, size): TypeError or IndexError, beginning with `name`.
 
-    On a GPU it waits for the device, unless this array, or one of which it is a view, is among the last that came from
-    main memory or were looked at.
+    On a GPU it waits for the device, unless this array, or one of which it is a view, is known: it came from
+    main memory, or was looked at before.
     """
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got {ids.dtype}")
@@ -41,14 +40,14 @@ def placed_ids(name: str, ids: Any, size: int, like: Any) -> Any:
     if backend.on_gpu(like) or backend.on_gpu(ids):
         placed = backend.asarray_like(placed, like)
     if backend.on_gpu(ids):
-        _hold(placed, 0, size - 1)
+        _note(placed, 0, size - 1)
     return placed
 
 
 def remember(array: Any, host: Any) -> None:
     """Notes the range of integers that go to a GPU, of which `host` is the original in main memory."""
     if host.dtype.kind in "iu" and host.size:
-        _hold(array, int(host.min()), int(host.max()))
+        _note(array, int(host.min()), int(host.max()))
 
 
 def _range_on_gpu(ids: Any, size: int) -> tuple[int, int]:
@@ -59,11 +58,10 @@ def _range_on_gpu(ids: Any, size: int) -> tuple[int, int]:
                 return low, high  # and so it is for a part of it
     both = backend.xp_of(ids).stack([ids.min(), ids.max()]).astype("int64")
     low, high = backend.to_cpu(both).tolist()
-    _hold(ids, low, high)
+    _note(ids, low, high)
     return low, high
 
 
-def _hold(ids: Any, low: int, high: int) -> None:
-    _known[id(ids)] = ids, low, high
-    if len(_known) > _REMEMBERED:
-        _known.popitem(last=False)
+def _note(ids: Any, low: int, high: int) -> None:
+    key = id(ids)
+    _known[key] = weakref.ref(ids, lambda _: _known.pop(key, None)), low, high

@@ -75,7 +75,7 @@ class Optimizer:
                     self._update_rows(i, p.data, p.grad)
                 else:
                     self._update(i, p.data, p.grad.data if isinstance(p.grad, Tensor) else p.grad)
-            p._version += 1  # the tape must know that the values changed
+            p._leaf._version += 1  # the tape must know that the values changed
 
     def zero_grad(self) -> None:
         """Forgets the gradients: without it those of the next backward() are added to them."""

@@ -8,6 +8,9 @@ leaving b after the first arrival would count wrongly. Nodes are numbered as the
 is higher than its arguments': *creation order is a topological order*. The walk takes the highest number that waits
 (a heap), and no node comes twice. No recursion: a chain of 50,000 operations goes back fine.
 
+Checkpoints (`memory.py`). A node that kept nothing of what it stands for has a rule that computes it again and answers
+with a node, that of the same result: the walk goes on from there, as if those nodes had been on the tape all along.
+
 Derivatives of derivatives. Rules are ordinary functions on arrays, in plain operators and functions of this library.
 Those work on tensors as well: fed tensors (`create_graph=True`), the same rules leave nodes of their own.
 """
@@ -58,22 +61,26 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
                     f"minigrad.backward: a tensor {signature(leaf)} was updated after {op.name} had used it, so the "
                     "gradient would be that of neither value; call backward() before the update"
                 )
+        parents = node.parents
         try:
             if not op.plain or create_graph:
                 gradients = _gradients(node, g, create_graph)
+                if type(gradients) is Node:
+                    parents, gradients = (gradients,), (g,)
             elif op.plain == 1:  # what `_gradients` does, without its loops
                 gradients = (op.rules[0](g, saved[0], saved[3]),)
             else:
                 y, _, _, a, b = saved
-                from_a, from_b = node.parents
+                from_a, from_b = parents
                 of_a, of_b = op.rules
                 gradients = (
                     None if from_a is None else of_a(g, y, a, b),
                     None if from_b is None else of_b(g, y, a, b),
                 )
-            for watch in watchers:
-                watch.gradients(node, gradients)
-            for parent, gradient in zip(node.parents, gradients):
+            if parents is node.parents:
+                for watch in watchers:
+                    watch.gradients(node, gradients)
+            for parent, gradient in zip(parents, gradients):
                 if parent is None:
                     continue
                 like = parent if type(parent) is Node else parent._data

@@ -22,6 +22,7 @@ import types
 import weakref
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import ClassVar
 
 import cuda_on_cpu
 import numpy as np
@@ -169,12 +170,35 @@ class Memory:
         pool.used[device] += nbytes
         counts.live += nbytes
         counts.peak = max(counts.peak, counts.live)
+        for hook in MemoryHook.active:
+            hook.malloc_postprocess(device_id=device, size=nbytes, mem_size=nbytes, mem_ptr=1, pmem_id=0)
         weakref.finalize(self, _free, nbytes, device)
 
 
 def _free(nbytes: int, device: int) -> None:
     pool.used[device] -= nbytes
     counts.live -= nbytes
+    for hook in MemoryHook.active:
+        hook.free_postprocess(device_id=device, mem_size=nbytes, mem_ptr=1, pmem_id=0)
+
+
+class MemoryHook:
+    """Is told of all that the pool gives and takes back."""
+
+    active: ClassVar[list] = []
+
+    def __enter__(self):
+        self.active.append(self)
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.active.remove(self)
+
+    def malloc_postprocess(self, **what) -> None:
+        pass
+
+    def free_postprocess(self, **what) -> None:
+        pass
 
 
 class Pool:
@@ -203,7 +227,7 @@ pool = Pool()
 
 
 class ndarray:
-    __slots__ = ("_host", "_memory", "base")
+    __slots__ = ("__weakref__", "_host", "_memory", "base")
     __module__ = "cupy"
     __hash__ = None
     __array_priority__ = 100
@@ -611,8 +635,8 @@ def _fill_namespace() -> None:
     )
     memory = types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
     cuda = types.SimpleNamespace(
-        Device=Device, Stream=Stream, Event=Event, runtime=runtime, memory=memory, is_available=lambda: True,
-        get_current_stream=lambda: null_stream,
+        Device=Device, Stream=Stream, Event=Event, MemoryHook=MemoryHook, runtime=runtime, memory=memory,
+        is_available=lambda: True, get_current_stream=lambda: null_stream,
     )  # fmt: skip
     vars(namespace).update(
         ndarray=ndarray, cuda=cuda, asarray=_asarray, array=_array, asanyarray=_asarray, empty=_empty,
