@@ -630,6 +630,7 @@ def _fill_namespace() -> None:
         setattr(ndarray, f"__{short}__", lambda a, name=name: getattr(namespace, name)(a))
     runtime = types.SimpleNamespace(
         getDeviceCount=lambda: DEVICES,
+        memGetInfo=lambda: (8 << 30, 16 << 30),
         getDeviceProperties=lambda i: {"name": b"strict double"},
         CUDARuntimeError=RuntimeError,
     )
