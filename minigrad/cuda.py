@@ -1,28 +1,28 @@
 """CUDA twins: which array code is too slow on a GPU, and what is written in CUDA instead?
 
-On a GPU each function of array code is a launch of its own, and hands its result to the next one through memory. For
-matrix products, and for a function or two over a large array, one cannot do much better. Two things are otherwise:
+On a GPU each function of array code is a launch of its own, and hands its result to the next one through memory. Where
+a function does much with what it reads, as a matrix product, that is no matter. In two places it is:
 
 random words     A round of threefry, equation (2) of `rng.py`, is five functions: + << >> | ⊕. So twenty rounds are a
-                 hundred launches and more, and each reads and writes arrays as long as the draw. But a block of two
-                 words depends on its number alone: here one thread holds it from the first round to the last, and
-                 memory is written once.
+                 hundred launches, each of which reads and writes arrays as long as the draw. But a block of two words
+                 depends on its number alone: here one thread holds it from the first round to the last, and memory is
+                 written once, in one launch.
 
 cross-entropy    In `numerics.cross_entropy` the maximum, s − m, e^(s − m), the sum and the quotient read n V numbers
-                 five times and write them three times. Here the threads of a block have a row for themselves: it is
-                 read three times, mostly from the cache in which it still lies, and written once. (The exponential is
-                 computed twice, which is cheaper than to fetch it back.)
+                 five times and write them three times. Here each row has a block of threads for itself: it is read
+                 three times, by threads that have just read it, and written once. The exponential is computed twice,
+                 instead of being written and read again.
 
-Each kernel is the twin of array code, which is the text; what is not worth a kernel has none. CuPy compiles a kernel
-when it is first called on a device, and keeps the result on disk. The sources use no warp intrinsics and no dynamic
-shared memory, so that the tests can run them on a CPU as well, see `tests/minigrad/cuda_on_cpu.py`.
+Each kernel is the twin of array code, which is the text; where array code will do there is no kernel. CuPy compiles a
+kernel when it is first called on a device, and keeps the result on disk. The sources use no warp intrinsics and no
+dynamic shared memory, so that the tests can run them on a CPU as well (`tests/minigrad/cuda_on_cpu.py`).
 """
 
 from functools import cache
 
 from .backend import at, type_of_array, xp_of
 
-THREADS = 256  # of a block; for `of_all` a power of two, and as many as it has places
+THREADS = 256  # of a block: for `of_all` a power of two, no more than it has places
 
 THREEFRY = r"""
 extern "C" __global__ void threefry_words(long long key0, long long key1, unsigned int* out, long long n) {
@@ -69,15 +69,15 @@ extern "C" __global__ void cross_entropy(const real* scores, const long long* ta
                                          real* losses, real* gradients) {
     const real* s = scores + blockIdx.x * V;
     real* g = gradients + blockIdx.x * V;
+    long long t = targets[blockIdx.x];
     real m = s[0], total = 0;
     for (long long j = threadIdx.x; j < V; j += blockDim.x) m = max(m, s[j]);
     m = of_all(m, true);
     for (long long j = threadIdx.x; j < V; j += blockDim.x) total += exp(s[j] - m);
     total = of_all(total, false);
     for (long long j = threadIdx.x; j < V; j += blockDim.x) {
-        bool target = j == targets[blockIdx.x];
-        g[j] = exp(s[j] - m) / total - target;
-        if (target) losses[blockIdx.x] = log(total) + (m - s[j]);
+        g[j] = exp(s[j] - m) / total - (j == t);
+        if (j == t) losses[blockIdx.x] = log(total) + (m - s[j]);
     }
 }
 """
@@ -99,9 +99,10 @@ def cross_entropy(
 ) -> None:
     """Twin of `numerics.cross_entropy`: scores (n, V), targets (n,) int64 -> losses (n,), softmax − 1[· = t] (n, V).
 
-    float32 or float64, contiguous; but for the order of the sum it is what the array code computes, of scores that are
-    not finite too. A NaN or +∞, or nothing but −∞, makes a NaN of Σ e^(s − m), and by it of the whole row, though `max`
-    passes over a NaN in CUDA and not in NumPy. A single −∞ has the probability 0, and as a target an infinite loss.
+    float32 or float64, contiguous. But for rounding it is what the array code computes, also of scores that are not
+    finite, so nobody need look at them first. A NaN, a +∞, or nothing but −∞ makes a NaN of Σ e^(s − m), and by it of
+    the whole row (it matters not that `max` passes over a NaN in CUDA). A −∞ beside a number has the probability 0, and
+    as a target an infinite loss.
     """
     args = scores, targets, scores.shape[1], losses, gradients
     _launch(cross_entropy_of(scores.dtype.name), "cross_entropy", len(scores), args, scores)

@@ -135,7 +135,7 @@ class RawKernel:
 
     def _compiled(self) -> Path:
         """The library, or the program that a sanitizer watches: compiled once for this source, and kept."""
-        command = [COMPILER, "-std=c++17", "-O1", "-g", "-pthread", "-x", "c++", *self.options]
+        command = [COMPILER, "-std=c++17", "-O1", "-g", "-pthread", "-U_FORTIFY_SOURCE", "-x", "c++", *self.options]
         command += [*SANITIZERS[self.sanitizer], "-DTHREADS"] if self.sanitizer else ["-shared", "-fPIC"]
         source = f'#include "{SHIM.name}"\n#line 1 "{self.name}.cu"\n{self.code}\nCALLABLE({self.name})\n'
         of = "\0".join([*command, platform.platform(), SHIM.read_text("utf-8"), source])

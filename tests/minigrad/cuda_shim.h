@@ -17,6 +17,7 @@
 #define __shared__ static
 #define __syncthreads() shim::wait()
 #else
+#include <setjmp.h>
 #include <ucontext.h>
 #define __shared__ static thread_local
 #define __syncthreads() shim::wait(__LINE__)
@@ -66,48 +67,48 @@ template <class F> void run_block(F kernel) {
 
 constexpr size_t STACK = 65536;
 struct Coroutine {
-    ucontext_t context;
+    jmp_buf place;  // where it goes on
     void* stack;
     int line;  // of the barrier at which it waits; 0 when it has ended
 };
-static thread_local Coroutine* coroutines;  // MOST, made when first needed
+static thread_local Coroutine* coroutines;  // MOST, made when first needed, and used again
 static thread_local Coroutine* current;
-static thread_local ucontext_t scheduler;
+static thread_local jmp_buf scheduler;
 static thread_local void (*body)(void*);
 static thread_local void* argument;
 
 inline void wait(int line) {
     current->line = line;
-    swapcontext(&current->context, &scheduler);
+    if (!_setjmp(current->place)) _longjmp(scheduler, 1);
 }
-inline void start() {
-    body(argument);
-    current->line = 0;
+inline void live() {
+    for (;;) body(argument), wait(0);
+}
+__attribute__((noinline)) inline void go_on() {
+    if (_setjmp(scheduler)) return;
+    if (current->stack) _longjmp(current->place, 1);
+    ucontext_t context;  // only to come onto a stack of its own: a jump is cheaper, for it asks nothing of the system
+    getcontext(&context);
+    context.uc_stack.ss_sp = current->stack = malloc(STACK);
+    context.uc_stack.ss_size = STACK;
+    makecontext(&context, live, 0);
+    setcontext(&context);
 }
 template <class F> void run_block(F kernel) {
     unsigned n = count(blockDim);
     if (!coroutines) coroutines = static_cast<Coroutine*>(calloc(MOST, sizeof(Coroutine)));
     body = [](void* of) { (*static_cast<F*>(of))(); }, argument = &kernel;
-    for (bool first = true;; first = false) {  // once through all threads, from barrier to barrier
+    do {  // once through all threads, from barrier to barrier
         for (unsigned i = 0; i < n; ++i) {
             current = &coroutines[i], threadIdx = place(i, blockDim);
-            if (first) {
-                if (!current->stack) current->stack = malloc(STACK);
-                getcontext(&current->context);
-                current->context.uc_stack.ss_sp = current->stack;
-                current->context.uc_stack.ss_size = STACK;
-                current->context.uc_link = &scheduler;
-                makecontext(&current->context, start, 0);
-            }
-            swapcontext(&scheduler, &current->context);
+            go_on();
         }
-        int line = coroutines[0].line;
         for (unsigned i = 1; i < n && !*wrong; ++i)
-            if (coroutines[i].line != line)
-                snprintf(wrong, sizeof wrong, "thread 0 waits at line %d, and thread %u at line %d (0: at its end)", line,
-                         i, coroutines[i].line);
-        if (line == 0 || *wrong) return;
-    }
+            if (coroutines[i].line != coroutines[0].line)
+                snprintf(wrong, sizeof wrong, "thread 0 waits at line %d, and thread %u at line %d (0: at its end)",
+                         coroutines[0].line, i, coroutines[i].line);
+    } while (coroutines[0].line && !*wrong);
+    for (unsigned i = 0; i < n && *wrong; ++i) free(coroutines[i].stack), coroutines[i].stack = nullptr;
 }
 
 #endif

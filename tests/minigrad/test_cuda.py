@@ -205,7 +205,7 @@ def test_scores_on_a_gpu_go_to_the_kernel_and_nothing_waits(dtype, launches, mon
 
 
 class Passing(np.ndarray):
-    """An array that counts launches, and how often a function reads or writes one that is as large as `size`."""
+    """An array that counts launches, and how often one of them reads or writes an array of `size_of_interest`."""
 
     size_of_interest = launches = reads = writes = 0
 
@@ -288,7 +288,7 @@ MUTANTS = {
     "not rotated but shifted": ("words", "THREEFRY", "x1 << r | x1 >> (32 - r)", "x1 << r"),
     "the number of the group left out": ("words", "THREEFRY", " + group + 1", ""),
     "the word after the last written": ("bounds", "THREEFRY", "if (2 * block + 1 < n) ", ""),
-    "− 1[· = t] left out": ("losses and gradients", "CROSS_ENTROPY", " - target;", ";"),
+    "− 1[· = t] left out": ("losses and gradients", "CROSS_ENTROPY", " - (j == t);", ";"),
     "the maximum left out": ("any scores", "CROSS_ENTROPY", "m = of_all(m, true);", "m = 0;"),
     "the maximum of one thread for all": ("losses and gradients", "CROSS_ENTROPY", "m = of_all(m, true);", ""),
     "a place too few": ("bounds", "CROSS_ENTROPY", "parts[256]", "parts[255]"),
