@@ -465,11 +465,10 @@ class Ufunc:
     def __init__(self, name: str):
         self.name, self.numpy, self.types = name, getattr(np, name), API["cupy"][name]["types"].split()
 
-    def __call__(self, *args, out=None, where=None, dtype=None, casting="same_kind"):
+    def __call__(self, *args, out=None, dtype=None, casting="same_kind"):
         if any(isinstance(a, list | tuple) for a in args):
             raise Refused(f"cupy.{self.name}: Unsupported type <class 'list'>")
         options = {} if dtype is None else {"dtype": dtype}
-        options |= {} if where is None else {"where": where}
         options |= {} if out is None else {"out": out[0] if isinstance(out, tuple) else out}
         result = _call(self.name, self.numpy, args, options | {"casting": casting})
         self._has_types(args)
