@@ -1,4 +1,4 @@
-"""A million words, one sentence at a time: the first slide's `python nn-1m.py`, and how to be done sooner.
+"""A million words, one sentence at a time: the first slide's nn-1m.py, and how to be done sooner.
 
 The slide, "Glamorous Life of an AI Scientist: Perception, Reality", shows a program that says `--finished 500
 sentences`, then `--finished 1000 sentences`, and so on, for a long time. Here is such a program, and then the lecture.
@@ -29,16 +29,17 @@ one thing more that the lecture says:
 The updates of `word`, `once` and `sentence` are the same but for rounding. `batch` has the same loss, and updates less
 often. `negative` has another loss, from which probabilities can be had (its step (6)), and `rows` has the updates of
 `negative`. Each rung learns for a few seconds, after a warm-up, and says when a million words would be done at this
-speed, which is an extrapolation. (The end of a sentence is guessed like a word, and counts as one.) Beside the speed
-stands how many operations a word takes, counted on the tape, there and back.
+speed, which is an extrapolation. (The end of a sentence is guessed like a word, and counts as one.) It takes turns with
+the rung before it, and how many times as fast it is, is the median over the turns: for a machine that is busy is so for
+both. Beside the speed stands how many operations a word takes, counted on the tape, there and back.
 
 --full then learns the million words, by `rows` unless --how says otherwise; a shorter text is read again. It tells the
 true time beside the estimate, and the perplexity, exp of the mean of (3), of sentences that were held out. Ctrl-C stops
 early and keeps what was learned. In out/nn-1m/: estimates.png, results.json, and of --full model.npz. Takes a minute,
 --full half a minute more (by a slower rung, as long as that rung's estimate says), --quick under ten seconds.
 
-Before you run it: trick 1 saves one look-up of two; which part of the time is that, and where is the rest? And the last
-rung was to be had from the first on: why does it pay more at the end?
+Before you run it: trick 1 saves one look-up of two; what part of the time is that? And negative sampling does more
+operations a word than the rung before it: does it take more time?
 """
 
 # %% What we need
@@ -48,6 +49,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count, islice
+from statistics import median
 
 import numpy as np
 from _shared.errors import DemoError
@@ -65,8 +67,8 @@ import minigrad as mg
 from minigrad.tape import watching
 
 HELD_OUT = 20  # every so many sentences one that nobody learns
-SAY_EVERY = 2.0  # seconds between two lines of "--finished"
 WARM_UP = 10  # updates before the clock runs
+TURNS = 5  # of a rung, and as many of the one before
 BLOCK = 100  # batches for which noise is drawn at once
 
 
@@ -264,32 +266,34 @@ class Operations:
         self.number += 1
 
 
-def climb(data: Data, how: str, args, seconds: float) -> Slice:
-    """Learns for so many seconds, after a warm-up in which the operations are counted."""
-    rung, model, learned, operations = RUNGS[how], LanguageModel.new(data, how, args), Slice(), Operations()
-    learning = pieces(data, args.batch if rung.in_batches else None)
-    with watching(operations):
-        for contexts, targets in islice(learning, WARM_UP):
-            rung.learn(model, contexts, targets)  # kernels are compiled now, or read from disk
-            learned.words_counted += len(targets)
-    learned.operations = operations.number
-    mg.backend.synchronize()
-    start = said = time.perf_counter()
-    for contexts, targets in learning:
-        rung.learn(model, contexts, targets)
-        learned.words += len(targets)
-        learned.sentences += data.sentences_in(targets)
-        last = time.perf_counter() - start >= seconds
-        if last:
-            mg.backend.synchronize()
-        now = time.perf_counter()
-        learned.seconds = now - start
-        if last or now - said >= SAY_EVERY:
-            said = now
-            print(finished(learned, args.words), flush=True)
-        if last:
-            break
-    return learned
+class Learner:
+    """A rung at work: it learns for a while, and again for a while, after a warm-up in which operations are counted."""
+
+    def __init__(self, data: Data, how: str, args):
+        self.data, self.rung, self.model = data, RUNGS[how], LanguageModel.new(data, how, args)
+        self.pieces = pieces(data, args.batch if self.rung.in_batches else None)
+        self.learned, operations = Slice(), Operations()
+        with watching(operations):
+            for contexts, targets in islice(self.pieces, WARM_UP):
+                self.rung.learn(self.model, contexts, targets)  # kernels are compiled now, or read from disk
+                self.learned.words_counted += len(targets)
+        self.learned.operations = operations.number
+        mg.backend.synchronize()
+
+    def learn(self, seconds: float) -> float:
+        """Words/s of this turn, which has an update at least."""
+        start, words = time.perf_counter(), 0
+        for contexts, targets in self.pieces:
+            self.rung.learn(self.model, contexts, targets)
+            words += len(targets)
+            self.learned.sentences += self.data.sentences_in(targets)
+            if time.perf_counter() - start >= seconds:
+                break
+        mg.backend.synchronize()
+        taken = time.perf_counter() - start
+        self.learned.words += words
+        self.learned.seconds += taken
+        return words / taken
 
 
 def finished(learned: Slice, words: int) -> str:
@@ -315,19 +319,28 @@ def duration(seconds: float) -> str:
 
 def ladder(data: Data, args) -> list[dict]:
     """Climbs rung after rung, and says what there is to tell of each."""
-    rungs = []
+    turn, learners, ratios = (min(args.seconds, 0.3) if args.quick else args.seconds) / TURNS, {}, {}
     for how, rung in RUNGS.items():
         print(f"\n{how}: {rung.trick}")
-        learned = climb(data, how, args, seconds=min(args.seconds, 0.3) if args.quick else args.seconds)
-        speed = learned.words / learned.seconds
-        rungs.append({"how": how, "trick": rung.trick, **vars(learned), "words_per_second": speed})
-        rungs[-1]["operations_per_word"] = learned.operations / learned.words_counted
-        rungs[-1]["extrapolated_seconds"] = learned.extrapolated(args.words)
-        rungs[-1]["times_the_rung_before"] = speed / rungs[-2]["words_per_second"] if rungs[1:] else None
+        *_, before = None, *learners.values()
+        learners[how], ratios[how] = Learner(data, how, args), []
+        for _ in range(TURNS):
+            speed = learners[how].learn(turn)
+            print(finished(learners[how].learned, args.words), flush=True)
+            if before:
+                ratios[how].append(speed / before.learn(turn))
+    rungs = []
+    for how, learner in learners.items():
+        told = {"how": how, "trick": learner.rung.trick, **vars(learner.learned)}
+        told["words_per_second"] = told["words"] / told["seconds"]
+        told["operations_per_word"] = told["operations"] / told["words_counted"]
+        told["extrapolated_seconds"] = learner.learned.extrapolated(args.words)
+        told["times_the_rung_before"] = median(ratios[how]) if ratios[how] else None
+        rungs.append(told)
     print()
     table(
         f"{args.words:,} words, one trick after the other",
-        ["", "", "words/s", "operations a word", f"{args.words:,} words", "extrapolated from", "times the rung before"],
+        ["", "", "words/s", "operations a word", f"{args.words:,} words", "extrapolated from", "times the one before"],
         [
             [
                 *(rung[name] for name in ("how", "trick", "words_per_second", "operations_per_word")),
@@ -383,7 +396,7 @@ def parser():
     p.add_argument("--full", action="store_true", help="then learn the million words")
     p.add_argument("--how", choices=RUNGS, help="the rung by which --full learns (default: rows)")
     p.add_argument("--words", type=int, default=1_000_000, metavar="N", help="a million, or another number")
-    p.add_argument("--seconds", type=float, default=6.0, help="how long each rung is measured (default 6)")
+    p.add_argument("--seconds", type=float, default=5.0, help="how long each rung is measured (default 5)")
     p.add_argument("--vocab", type=int, default=6000, metavar="V", help="the most frequent words (default 6000)")
     p.add_argument(
         "--before", type=int, default=2, metavar="n", help="words from which the next is guessed (default 2)"
