@@ -81,6 +81,12 @@ def new_tensors_there(request, on_device):
     minigrad.set_device("cpu")
 
 
+@pytest.fixture
+def no_cupy(monkeypatch):
+    """As if CuPy were not installed."""
+    monkeypatch.setitem(sys.modules, "cupy", None)
+
+
 # ---- what may be skipped ----------------------------------------------------------------------------------------
 
 MAY_BE_SKIPPED = {"oracle": "MINIGRAD_ORACLES", "gpucheck": "MINIGRAD_GPUCHECK"}

@@ -292,7 +292,7 @@ def test_a_folder_that_cannot_be_made_is_refused_by_name(tmp_path, corpus):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="this machine has CuPy")
-def test_device_gpu_without_cupy_says_what_to_install(corpus, refusal):
+def test_device_gpu_without_cupy_says_what_to_install(corpus, refusal, no_cupy):
     said = refusal("--corpus", corpus, "--device", "gpu")
     assert said.startswith("--device gpu: ") and "pip install 'minigrad[cuda12]'" in said
 
