@@ -30,7 +30,7 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
     A gradient is None where nothing arrived.
     """
     results = dict.fromkeys(wanted or ())  # nodes are visited and forgotten: what is wanted of them is noted here
-    watchers = tape.state.watchers
+    watchers, as_written = tape.state.watchers, create_graph or tape.several_gpus
     # What has arrived at each leaf and node; at which of them the sum is an array of this walk's own, to be added to in
     # place; and which nodes wait: the one of the highest number, and a heap of the others, their numbers negative, for
     # a heap gives the least. In a chain no other ever waits.
@@ -57,11 +57,12 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
                     "gradient would be that of neither value; call backward() before the update"
                 )
         try:
-            if not op.plain or create_graph or tape.several_gpus:
+            if as_written or not op.plain:
                 rules = backend.at_home(_gradients, (g,)) if tape.several_gpus else _gradients
                 gradients = rules(node, g, create_graph)
             elif op.plain == 1:  # what `_gradients` does, without its loops
-                gradients = (op.rules[0](g, saved[0], saved[3]),)
+                rule, params = op.rules[0], node.params
+                gradients = (rule(g, saved[0], saved[3], **params) if params else rule(g, saved[0], saved[3]),)
             else:
                 y, _, _, a, b = saved
                 from_a, from_b = node.parents
@@ -75,9 +76,8 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
             for parent, gradient in zip(node.parents, gradients):
                 if parent is None:
                     continue
-                like = parent if type(parent) is Node else parent._data
-                if gradient.shape != like.shape or gradient.dtype is not like.dtype or create_graph:
-                    gradient = _fit(gradient, like.shape, like.dtype, op, create_graph)
+                if gradient.shape != parent.shape or gradient.dtype is not parent.dtype or create_graph:
+                    gradient = _fit(gradient, parent.shape, parent.dtype, op, create_graph)
                 if parent in arrived:
                     if parent in own and type(gradient) is type(arrived[parent]):
                         arrived[parent] += gradient  # the third and later arrivals (a tensor's += makes a new tensor)
@@ -86,7 +86,7 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
                         own.add(parent)
                     continue
                 arrived[parent] = gradient
-                if like is not parent:
+                if type(parent) is not Node:
                     continue  # a leaf: there the walk ends
                 if first is None:
                     first = parent
@@ -222,7 +222,8 @@ def _differentiate(name: str, y: Tensor, gradient: Any, wanted: list | None, ret
                 f"minigrad.{name}: expected a scalar to start from, got {signature(y)}; "
                 "reduce it with .sum() or .mean(), or give its gradient"
             )
-        gradient = backend.at_home(xp.ones, [y._data])((), y.dtype)
+        ones = backend.at_home(xp.ones, [y._data]) if tape.several_gpus else xp.ones
+        gradient = ones((), y.dtype)
     elif not isinstance(gradient, Tensor):
         gradient = backend.asarray_like(gradient, y._data, dtype=y.dtype)
     if gradient.shape != y.shape:
