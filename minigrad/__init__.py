@@ -5,7 +5,7 @@ Begin with `tensor.py`, then `tape.py` and `walk.py` (there and back), then `rul
 
 from importlib import import_module
 
-from . import backend, check, debug, nn, optim, rules, storage
+from . import backend, check, debug, memory, nn, optim, rules, storage
 from .backend import get_device, set_device, to_cpu, to_gpu
 from .check import check_grads
 from .debug import anomaly, graph

@@ -18,6 +18,7 @@ NEEDS = {  # what runs -> the packages it can't do without, and what pip should 
     "tests": ("pytest hypothesis matplotlib rich scikit-learn threadpoolctl", ".[test]"),
     "losses.check": ("hypothesis", ".[test]"),
     "oracle tests": ("torch gensim", ".[oracles]"),
+    "gpucheck tests": ("cupy-cuda13x nvidia-cuda-nvrtc", ".[gpucheck]"),
 }
 LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -80,7 +81,7 @@ def will_run(has_gpu: bool) -> dict[str, str]:
     runs = {}
     for what, (packages, install) in NEEDS.items():
         missing = ", ".join(package for package in packages.split() if not version(package))
-        no = "skipped, where they need" if what == "oracle tests" else "no, for want of"
+        no = "skipped, where they need" if what in ("oracle tests", "gpucheck tests") else "no, for want of"
         runs[what] = f"{no} {missing}: pip install -e '{install}'" if missing else "yes"
     no = "no, for want of CuPy and a CUDA GPU: pip install -e '.[cuda12]' (or cuda13, as nvidia-smi says)"
     return {**runs, "--device gpu": "yes" if has_gpu else no}

@@ -15,8 +15,8 @@ It sees every operation, every walk back and every copy of this thread, and coun
     5  float64 in a program of float32
     6  the gradient of a whole table where a few rows would do           "Computation Across Large Vocabularies"
 
-once a line has done it `least` times. What exactly it counts stands in `patterns.py`. Watched, small operations take
-some ten times as long; when no advisor is there, nothing of it is.
+once a line has done it `least` times. What exactly is counted stands in `patterns.py` (1 to 3) and `wastes.py` (4 to 6).
+Watched, small operations take some ten times as long. When no advisor is there, nothing of it is.
 """
 
 import argparse
@@ -30,11 +30,12 @@ from types import ModuleType
 from typing import Any
 
 from .arguments import whole
-from .identity import Identities, Known, Note, Result, caller, note_of
+from .identity import Identities, Known, Note, Result, caller, in_a_walk, note_of
 from .ledger import hearing
-from .patterns import Dense, Finding, Graphs, Moved, OneByOne, Operation, Repeated, Wide
+from .patterns import Finding, Moved, OneByOne, Operation, Repeated
 from .rows import Rows
 from .tape import Node, Op, watching
+from .wastes import Dense, Graphs, Wide
 
 
 class Advice:
@@ -72,7 +73,7 @@ class Advice:
         if node is not None:
             node.where = Note(line, Known(self._identities.number()), result, self._died)
         it = Operation(line, op, args, y, node, known, inputs, result)
-        for part in self._parts:
+        for part in [self._graphs] if in_a_walk() else self._parts:
             part.see(it)
 
     def gradients(self, node: Node, gradients: Any) -> None:

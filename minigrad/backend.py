@@ -14,15 +14,16 @@ All that this library moves to a GPU and back goes through the functions of this
 """
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from .ledger import state, tell
+from .ids import remember
+from .ledger import tell
+from .streams import prefetch  # noqa: F401, here it belongs; it, and ids.py, look into this file when they are called
 
 type_of_array = Any  # numpy.ndarray or cupy.ndarray
 
@@ -187,7 +188,8 @@ def asarray_like(data: Any, like: type_of_array, dtype: Any = None) -> type_of_a
 def _placed(data: Any, dtype: Any, device: str) -> type_of_array:
     if on_gpu(data):
         array = to_device(data, device)
-        return xp_of(array).asarray(array, dtype=dtype)
+        with at(array):
+            return xp_of(array).asarray(array, dtype=dtype)
     host = np.asarray(data, dtype=dtype)  # a list becomes an array before it is copied, in one piece
     if device == "cpu":
         tell("in", host.nbytes, "cpu")
@@ -198,6 +200,7 @@ def _placed(data: Any, dtype: Any, device: str) -> type_of_array:
 def _copied_in(host: np.ndarray, number: int) -> type_of_array:
     with _gpu("to", number):
         array = _cupy().asarray(host)
+    remember(array, host)
     tell("in", host.nbytes, f"gpu:{number}")
     return array
 
@@ -242,20 +245,24 @@ def to_device(array: type_of_array, device: str) -> type_of_array:
 
 def read(array: type_of_array) -> Any:
     """The value of an array with one element, as Python's. Waits for the GPU it comes from."""
-    if type(array) is np.ndarray and not state.listeners:
-        return array.item()
     tell("out", array.nbytes, device_of(array))
     return array.item()
 
 
-def at_home(function: Callable, arrays: Any) -> Callable:
-    """`function`, called while the GPU that holds the first of the arrays that lie on one is the current one."""
-    return next((partial(_at, array.device, function) for array in arrays if on_gpu(array)), function)
+def away(arrays: Any) -> Any:
+    """The GPU that holds the first of the arrays that lie on one, if it isn't the current one; else None."""
+    for array in arrays:
+        if on_gpu(array):
+            return array.device if array.device.id != _cupy().cuda.Device().id else None
+    return None
 
 
-def _at(gpu: Any, function: Callable, *args: Any, **options: Any) -> Any:
-    with gpu:
-        return function(*args, **options)
+def at(array: type_of_array) -> AbstractContextManager:
+    """Inside, the GPU that holds `array` is the current one, on which CuPy computes. On the CPU: nothing."""
+    return array.device if on_gpu(array) else _here
+
+
+_here = nullcontext()
 
 
 # ---- guards -----------------------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ Python's `id` is no answer to the first: of an array that has died another may i
 has a number while it lives, and no other ever has that one. A weak reference tells when an array dies; a node has a
 note in its `where`, which dies with it and says so. Nothing is kept alive by being known.
 
-Two arguments are the same input if they are the same array and that has not changed: a parameter by its version, which
-every update raises; a constant, which anybody may fill anew, by its content; the result of an operation never changes.
+Two arguments are the same input if they are the same array, and it has not changed: a parameter if its version is the
+same, which every update raises; a constant, which anybody may fill anew, if what is in it is (on a GPU nobody looks,
+for that would be a copy); the result of an operation never changes.
 """
 
 import inspect
@@ -26,6 +27,7 @@ from .backend import on_gpu
 from .debug import HERE
 from .tape import Op
 from .tensor import Tensor, _array
+from .walk import walk
 
 
 class Line(NamedTuple):
@@ -38,6 +40,14 @@ class Line(NamedTuple):
     def __str__(self) -> str:
         source = linecache.getline(self.file, self.number).strip()
         return f"{Path(self.file).name}:{self.number}, in {self.function}: {source}"
+
+
+def in_a_walk() -> bool:
+    """Whether this is done on a walk's behalf: by rules of which a graph is made, or by a checkpoint, once more."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code is not walk.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def caller() -> tuple[Line, FrameType]:
@@ -123,7 +133,7 @@ class Identities:
 
 def is_constant(a: Any) -> bool:
     """Whether it is data: an array, or a tensor that is neither a parameter nor the result of an operation."""
-    return (a._leaf is a and not a.requires_grad) if type(a) is Tensor else hasattr(a, "shape")
+    return a._leaf is not None and not a.requires_grad if type(a) is Tensor else hasattr(a, "shape")
 
 
 def is_parameter(a: Any) -> bool:
@@ -131,8 +141,7 @@ def is_parameter(a: Any) -> bool:
 
 
 def content(value: Any) -> Any:
-    """A constant or an option of an operation as something to compare: arrays by what is in them, on a GPU by which
-    they are, for to look would be a copy."""
+    """A constant, or options of an operation, as something to compare: arrays by what is in them."""
     if hasattr(value, "tobytes"):
         return id(value) if on_gpu(value) else (value.shape, hash(value.tobytes()))
     return tuple(map(content, value)) if isinstance(value, tuple | list) else repr(value)
@@ -140,4 +149,7 @@ def content(value: Any) -> Any:
 
 @lru_cache
 def has_options(op: Op) -> bool:
-    return any(p.kind is p.KEYWORD_ONLY for p in inspect.signature(op.forward).parameters.values())
+    """Whether there are options, or it cannot be told: of a checkpoint."""
+    return op.forward is None or any(
+        p.kind is p.KEYWORD_ONLY for p in inspect.signature(op.forward).parameters.values()
+    )

@@ -8,8 +8,8 @@ log(1 + e^−100) is log 1. Each function here says in which form it is right ev
 
 from numbers import Real
 
-from . import kernels
-from .backend import on_cpu, quiet, xp_of
+from . import cuda, kernels
+from .backend import on_cpu, on_gpu, quiet, xp_of
 from .rows import worth_a_kernel
 
 
@@ -92,9 +92,10 @@ def cross_entropy(logits, *, targets, reduction="none"):
     t = targets.reshape(-1)
     if not t.size and reduction == "mean":
         raise ValueError("the mean of nothing is not defined")
-    if worth_a_kernel(rows, rows, LEAST) and bool(xp.isfinite(rows).all()):
+    twin = _twin_of_cross_entropy(rows)
+    if twin:
         losses, gradient = xp.empty(len(rows), rows.dtype), xp.empty_like(rows)
-        kernels.cross_entropy(rows, t, losses, gradient)
+        twin(rows, t, losses, gradient)
     else:
         gradient, m, total = _softmax(rows, 1)
         n = xp.arange(len(rows))
@@ -105,6 +106,13 @@ def cross_entropy(logits, *, targets, reduction="none"):
     else:
         losses = losses.sum() if reduction == "sum" else losses.sum() * losses.dtype.type(1.0 / t.size)
     return losses, gradient.reshape(logits.shape)
+
+
+def _twin_of_cross_entropy(rows):
+    """The kernel for these rows, if there is one: Numba's is right only for finite scores, that in CUDA for all."""
+    if on_gpu(rows):
+        return cuda.cross_entropy if rows.dtype.char in "fd" and rows.flags.c_contiguous else None
+    return kernels.cross_entropy if worth_a_kernel(rows, rows, LEAST) and xp_of(rows).isfinite(rows).all() else None
 
 
 def mean(a, *, axis=None, keepdims=False):

@@ -59,7 +59,7 @@ class Optimizer:
         self.lr = self._number("lr", lr, above=0.0)  # may be changed between steps
         self.steps = [0] * len(self.params)
         for average in self.averages:
-            setattr(self, average, [xp_of(p.data).zeros_like(p.data) for p in self.params])
+            setattr(self, average, [_zeros_like(p.data) for p in self.params])
 
     def step(self) -> None:
         """Updates every parameter that has a gradient, in place. A parameter with `grad` None stays as it is."""
@@ -69,13 +69,13 @@ class Optimizer:
             self.steps[i] += 1
             for name in self.averages:  # a parameter that has moved to another device takes them along
                 averages = getattr(self, name)
-                if xp_of(averages[i]) is not xp_of(p.data):
-                    averages[i] = backend.to_device(averages[i], p.device)
-            if isinstance(p.grad, Rows):
-                self._update_rows(i, p.data, p.grad)
-            else:
-                self._update(i, p.data, p.grad.data if isinstance(p.grad, Tensor) else p.grad)
-            p._version += 1  # the tape must know that the values changed
+                averages[i] = backend.to_device(averages[i], p.device)
+            with backend.at(p.data):
+                if isinstance(p.grad, Rows):
+                    self._update_rows(i, p.data, p.grad)
+                else:
+                    self._update(i, p.data, p.grad.data if isinstance(p.grad, Tensor) else p.grad)
+            p._leaf._version += 1  # the tape must know that the values changed
 
     def zero_grad(self) -> None:
         """Forgets the gradients: without it those of the next backward() are added to them."""
@@ -224,6 +224,11 @@ class Adam(Optimizer):
         m = first * m + rest_of_first * g
         v = second * v + rest_of_second * (g * g)
         return w - lr * m / (xp_of(v).sqrt(unbias * v) + eps), m, v
+
+
+def _zeros_like(a: type_of_array) -> type_of_array:
+    with backend.at(a):
+        return xp_of(a).zeros_like(a)
 
 
 def misfits(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:

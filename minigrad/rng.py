@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from . import backend, kernels
+from . import backend, cuda, kernels
 from .arguments import shape_of, whole
 from .backend import type_of_array
 
@@ -88,13 +88,11 @@ class Key:
     def bits(self, shape: int | tuple[int, ...]) -> type_of_array:
         """Uniform 32-bit words of this shape. A longer draw begins with the shorter one."""
         shape = shape_of("minigrad.Key: shape", shape)
-        n = math.prod(shape)
-        xp = backend.xp()
-        if n >= 1024 and backend.get_device() == "cpu":
-            out = xp.empty(n, xp.uint32)
-            kernels.threefry_words(*self.pair, out)
-        else:
-            out = words(self.pair, n)
+        n, on_cpu = math.prod(shape), backend.get_device() == "cpu"
+        if on_cpu and n < 1024:
+            return words(self.pair, n).reshape(shape)
+        out = backend.xp().empty(n, "uint32")
+        (kernels if on_cpu else cuda).threefry_words(*self.pair, out)
         return out.reshape(shape)
 
     def uniform(self, shape: int | tuple[int, ...] = (), dtype: str = "float32") -> type_of_array:

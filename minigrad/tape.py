@@ -165,10 +165,13 @@ def general(op: Op, arity: int | None, options: list[str]) -> Callable:
             if twice := by_position.keys() & params.keys():
                 raise TypeError(f"minigrad.{name}: {', '.join(twice)} is given twice, by position and by name")
             params, args = params | by_position, args[:arity]
+        if several_gpus and (gpu := backend.away(a._data for a in args if type(a) is Tensor)):
+            with gpu:
+                return apply(*args, **params)
         residual = None
         try:
             arrays, dtype = settle(args)
-            y = (backend.at_home(forward, arrays) if several_gpus else forward)(*arrays, **params)
+            y = forward(*arrays, **params)
             if op.joint is not None:
                 if type(y) is not tuple:
                     raise TypeError("the forward function of a joint rule must return (y, residual)")

@@ -9,6 +9,18 @@ from typing import Any
 from . import backend
 
 
+class Leaf:
+    """What the tape notes of a leaf whose values it has kept: how often they were changed. Views share it.
+
+    Not the tensor itself: one that held itself would be a cycle, and its array be there until Python's collector came.
+    """
+
+    __slots__ = ("_version", "dtype", "shape")
+
+    def __init__(self, data: Any):
+        self._version, self.dtype, self.shape = 0, data.dtype, data.shape
+
+
 class Tensor:
     """An array that remembers how it was computed. Make one with `minigrad.tensor` or `minigrad.param`.
 
@@ -21,7 +33,7 @@ class Tensor:
     requires_grad: whether gradients come here.
     """
 
-    __slots__ = ("__weakref__", "_data", "_leaf", "_node", "_version", "grad", "requires_grad")
+    __slots__ = ("__weakref__", "_data", "_leaf", "_node", "grad", "requires_grad")
     __array_ufunc__ = None  # array * tensor is the tensor's business, not NumPy's
     __array_priority__ = 1000  # the same for CuPy
 
@@ -32,14 +44,14 @@ class Tensor:
             raise TypeError(f"minigrad.Tensor: expected an array, got {type(data).__name__}; use minigrad.tensor(...)")
         if requires_grad and data.dtype.kind not in "fc":
             raise TypeError(f"minigrad.Tensor: only floating-point tensors have gradients, got {data.dtype}")
-        self._data, self._node, self._version, self._leaf = data, None, 0, self
+        self._data, self._node, self._leaf = data, None, Leaf(data)
         self.grad, self.requires_grad = None, bool(requires_grad)
 
     @classmethod
     def _of(cls, data: Any, node: Any, args: tuple = ()) -> "Tensor":
         """The result of an operation on `args`. A view (reshape, a slice, .T) shows the memory of a leaf: `_leaf`."""
         self = object.__new__(cls)
-        self._data, self._node, self._version, self._leaf = data, node, 0, None
+        self._data, self._node, self._leaf = data, node, None
         self.grad, self.requires_grad = None, node is not None
         if data.base is not None:  # perhaps a view of an argument, perhaps of some intermediate array
             for a in args:
@@ -63,8 +75,9 @@ class Tensor:
             raise ValueError(
                 f"minigrad.Tensor.data: the shape is {list(self.shape)} and stays so, got {list(array.shape)}"
             )
-        self._data = backend.xp_of(array).asarray(array, dtype=self._data.dtype)  # of a scalar too; the type stays
-        self._version += 1
+        with backend.at(array):
+            self._data = backend.xp_of(array).asarray(array, dtype=self._data.dtype)  # of a scalar too; the type stays
+        self._leaf._version += 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -169,8 +182,7 @@ class Tensor:
     def detach(self) -> "Tensor":
         """The same array (not a copy), without history."""
         alone = Tensor(self._data)
-        if self._leaf is not None:
-            alone._leaf = self._leaf  # an update of that leaf changes this one
+        alone._leaf = self._leaf or alone._leaf  # an update of that leaf changes this one
         return alone
 
 
@@ -205,7 +217,8 @@ def from_dlpack(array: Any) -> Tensor:
 def param(data: Any, *, dtype: Any = None, device: str | None = None) -> Tensor:
     """A tensor that is to be learned: a leaf with requires_grad=True, and an array of its own."""
     leaf = tensor(data, dtype=dtype, device=device, requires_grad=True)
-    leaf._data = leaf._data.copy()
+    with backend.at(leaf._data):
+        leaf._data = leaf._data.copy()
     return leaf
 
 

@@ -8,6 +8,9 @@ leaving b after the first arrival would count wrongly. Nodes are numbered as the
 is higher than its arguments': *creation order is a topological order*. The walk takes the highest number that waits
 (a heap), and no node comes twice. No recursion: a chain of 50,000 operations goes back fine.
 
+Checkpoints (`memory.py`). A node that kept nothing of what it stands for has a rule that computes it again and answers
+with a node, that of the same result: the walk goes on from there, as if those nodes had been on the tape all along.
+
 Derivatives of derivatives. Rules are ordinary functions on arrays, in plain operators and functions of this library.
 Those work on tensors as well: fed tensors (`create_graph=True`), the same rules leave nodes of their own.
 """
@@ -30,7 +33,7 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
     A gradient is None where nothing arrived.
     """
     results = dict.fromkeys(wanted or ())  # nodes are visited and forgotten: what is wanted of them is noted here
-    watchers, as_written = tape.state.watchers, create_graph or tape.several_gpus
+    watchers, several_gpus = tape.state.watchers, tape.several_gpus
     # What has arrived at each leaf and node; at which of them the sum is an array of this walk's own, to be added to in
     # place; and which nodes wait: the one of the highest number, and a heap of the others, their numbers negative, for
     # a heap gives the least. In a chain no other ever waits.
@@ -40,6 +43,8 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
     while first is not None:
         node, g = first, arrived.pop(first)
         first = heappop(heap)[1] if heap else None
+        if several_gpus:
+            _go_to(g)
         if results and node in results:
             results[node] = g
         if type(g) is Rows:
@@ -56,28 +61,34 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
                     f"minigrad.backward: a tensor {signature(leaf)} was updated after {op.name} had used it, so the "
                     "gradient would be that of neither value; call backward() before the update"
                 )
+        parents = node.parents
         try:
-            if as_written or not op.plain:
-                rules = backend.at_home(_gradients, (g,)) if tape.several_gpus else _gradients
-                gradients = rules(node, g, create_graph)
+            if not op.plain or create_graph:
+                gradients = _gradients(node, g, create_graph)
+                if type(gradients) is Node:
+                    parents, gradients = (gradients,), (g,)
             elif op.plain == 1:  # what `_gradients` does, without its loops
                 rule, params = op.rules[0], node.params
                 gradients = (rule(g, saved[0], saved[3], **params) if params else rule(g, saved[0], saved[3]),)
             else:
                 y, _, _, a, b = saved
-                from_a, from_b = node.parents
+                from_a, from_b = parents
                 of_a, of_b = op.rules
                 gradients = (
                     None if from_a is None else of_a(g, y, a, b),
                     None if from_b is None else of_b(g, y, a, b),
                 )
-            for watch in watchers:
-                watch.gradients(node, gradients)
-            for parent, gradient in zip(node.parents, gradients):
+            if parents is node.parents:
+                for watch in watchers:
+                    watch.gradients(node, gradients)
+            for parent, gradient in zip(parents, gradients):
                 if parent is None:
                     continue
-                if gradient.shape != parent.shape or gradient.dtype is not parent.dtype or create_graph:
-                    gradient = _fit(gradient, parent.shape, parent.dtype, op, create_graph)
+                like = parent if type(parent) is Node else parent._data
+                if several_gpus:
+                    _go_to(gradient)
+                if gradient.shape != like.shape or gradient.dtype is not like.dtype or create_graph:
+                    gradient = _fit(gradient, like.shape, like.dtype, op, create_graph)
                 if parent in arrived:
                     if parent in own and type(gradient) is type(arrived[parent]):
                         arrived[parent] += gradient  # the third and later arrivals (a tensor's += makes a new tensor)
@@ -86,7 +97,7 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
                         own.add(parent)
                     continue
                 arrived[parent] = gradient
-                if type(parent) is not Node:
+                if like is not parent:
                     continue  # a leaf: there the walk ends
                 if first is None:
                     first = parent
@@ -126,6 +137,8 @@ def _gradients(node: Node, g, create_graph: bool) -> Sequence:
 
 def _own(gradient, taken: set):
     """What a person gets is his alone, to scale or clip in place: a copy, if somebody else holds the same memory."""
+    if tape.several_gpus:
+        _go_to(gradient)
     if type(gradient) is Rows:
         if id(_owner(gradient.values)) in taken:
             gradient = Rows(gradient.ids, gradient.values.copy(), gradient.shape, checked=True)
@@ -135,6 +148,13 @@ def _own(gradient, taken: set):
             gradient = gradient.copy()
         taken.add(id(gradient))
     return gradient
+
+
+def _go_to(gradient) -> None:
+    """Makes the GPU that holds the gradient the current one; `_differentiate` goes back."""
+    array = gradient.values if type(gradient) is Rows else gradient._data if type(gradient) is Tensor else gradient
+    if gpu := backend.away([array]):
+        gpu.use()
 
 
 def _owner(array):
@@ -215,15 +235,18 @@ def _differentiate(name: str, y: Tensor, gradient: Any, wanted: list | None, ret
             f"minigrad.{name}: nothing to differentiate: no tensor that led to this one asked for a gradient "
             "(requires_grad=True, or it was computed under no_grad)"
         )
-    xp = backend.xp_of(y._data)
+    with backend.at(y._data):
+        return _walked(name, y, gradient, wanted, retain_graph, create_graph)
+
+
+def _walked(name: str, y: Tensor, gradient: Any, wanted: list | None, retain_graph: bool, create_graph: bool) -> list:
     if gradient is None:
         if y.shape != ():
             raise ValueError(
                 f"minigrad.{name}: expected a scalar to start from, got {signature(y)}; "
                 "reduce it with .sum() or .mean(), or give its gradient"
             )
-        ones = backend.at_home(xp.ones, [y._data]) if tape.several_gpus else xp.ones
-        gradient = ones((), y.dtype)
+        gradient = backend.xp_of(y._data).ones((), y.dtype)
     elif not isinstance(gradient, Tensor):
         gradient = backend.asarray_like(gradient, y._data, dtype=y.dtype)
     if gradient.shape != y.shape:

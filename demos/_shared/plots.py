@@ -1,5 +1,6 @@
 """Three pictures: a map of words, bars, and lines. Each is a PNG that can be read from the last row."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -95,28 +96,29 @@ def bars(path: Path, title: str, labels: Sequence[str], values: Sequence[float],
     _save(figure, path, show)
 
 
-def lines(
-    path: Path,
-    title: str,
-    panels: Sequence[Mapping],
-    show=False,
-) -> None:
+def lines(path: Path, title: str, panels: Sequence[Mapping], show=False) -> None:
     """Draw panels side by side, each a dictionary of
 
     series: name -> (x, y), or (x, y, style) with matplotlib's keywords, as {"linestyle": "--"}; one curve each.
-    xlabel, ylabel: with units.
+    xlabel, ylabel: with units. title: above the panel, if there is one.
     log: "", "x", "y" or "xy", the logarithmic axes. marks: name -> x, a vertical line there with its name.
+
+    Several panels with the same names, in the same order, and the same vertical axis share both: one legend, below.
     """
     figure = FigureCanvasAgg(Figure(figsize=(16, 9), dpi=100)).figure
     figure.set_layout_engine("constrained", w_pad=0.2, h_pad=0.2)
     figure.suptitle(title, fontsize=22, parse_math=False)
-    for axes, panel in zip(np.ravel(figure.subplots(1, len(panels), squeeze=False)), panels, strict=True):
+    kinds = [(list(panel["series"]), panel["ylabel"], panel.get("log")) for panel in panels]
+    alike = len(panels) > 1 and all(kind == kinds[0] for kind in kinds)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharey=alike)[0], panels, strict=True):
         for i, (name, (x, y, *style)) in enumerate(panel["series"].items()):
             if len(x) != len(y) or not len(x) or not np.isfinite([x, y]).all():
                 raise ValueError(f"{name}: {len(x)} and {len(y)} numbers; expected as many, one or more, all finite")
             look = {"color": COLOURS[i % len(COLOURS)], "linewidth": 2.5, "marker": "o" if len(x) < 30 else ""}
             axes.plot(x, y, label=name, **{**look, **(style[0] if style else {})})
-        for name, x in panel.get("marks", {}).items():
+        marks = panel.get("marks", {})
+        for x in dict.fromkeys(marks.values()):
+            name = "; ".join(name for name in marks if marks[name] == x)
             axes.axvline(x, color="gray", linestyle=":", linewidth=2)
             axes.text(
                 x,
@@ -136,8 +138,20 @@ def lines(
         axes.tick_params(labelsize=14)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-        for label in axes.legend(fontsize=14, frameon=False).get_texts():
-            label.set_parse_math(False)
+        axes.set_title(panel.get("title", ""), fontsize=18, parse_math=False)
+        if alike:
+            axes.label_outer()
+    if alike:
+        handles, labels = axes.get_legend_handles_labels()
+        columns = math.ceil(len(labels) / math.ceil(len(labels) / 4))  # four, but the rows equally long
+        style = {"loc": "outside lower center", "ncols": columns, "handlelength": 4}
+        legends = [figure.legend(handles, labels, **style)]
+    else:
+        legends = [axes.legend() for axes in figure.axes]
+    for legend in legends:
+        legend.set_frame_on(False)
+        for label in legend.get_texts():
+            label.set(fontsize=14, parse_math=False)
     _save(figure, path, show)
 
 

@@ -58,7 +58,7 @@ class Vocabulary:
             raise DemoError(
                 f"a vocabulary needs two words to tell apart: of the {different:,} different words of the text "
                 f"({total:,} in all) {often} is left with a count of {min_count} or more; "
-                "try a longer text, or a smaller --min-count"
+                f"try a longer text{', or a smaller --min-count' if min_count > 1 else ''}"
             )
         known = [-count for count, _ in ranked]
         return cls([UNKNOWN, *(word for _, word in ranked)], np.array([total - sum(known), *known], np.int64))

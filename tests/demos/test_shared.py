@@ -469,6 +469,29 @@ def test_lines_are_a_png_with_a_panel_for_each_dictionary(tmp_path):
     assert size_of_png(tmp_path / "lines.png") == (1600, 900)
 
 
+def pixels(path: Path) -> np.ndarray:
+    from matplotlib.image import imread
+
+    return imread(path)
+
+
+def test_marks_at_one_place_have_one_label(tmp_path):
+    panel = {"series": {"a": ([1, 10], [2.0, 3.0])}, "xlabel": "n", "ylabel": "s"}
+    lines(tmp_path / "two.png", "A race", [panel | {"marks": {"here": 3, "there": 3.0}}])
+    lines(tmp_path / "one.png", "A race", [panel | {"marks": {"here; there": 3}}])
+    assert np.array_equal(pixels(tmp_path / "two.png"), pixels(tmp_path / "one.png"))
+
+
+def test_panels_with_the_same_names_and_axis_share_one_legend_below_them(tmp_path):
+    """The strip at the bottom, between the words below the two axes, is empty unless there is a legend."""
+    few, many = ({"series": {"a": ([1], [y])}, "xlabel": "n", "ylabel": "s"} for y in (1.0, 1e6))
+    lines(tmp_path / "same.png", "A race", [few, many])
+    lines(tmp_path / "other.png", "A race", [few, many | {"ylabel": "bytes"}])
+    between = np.s_[-60:, 720:880]
+    assert (pixels(tmp_path / "same.png")[between] < 1).any()
+    assert (pixels(tmp_path / "other.png")[between] == 1).all()
+
+
 @pytest.mark.parametrize("x, y", [([1, 2], [1.0]), ([], []), ([1.0], [float("nan")])])
 def test_a_line_needs_as_many_numbers_on_either_axis_all_finite(x, y, tmp_path):
     with pytest.raises(ValueError, match="curve"):

@@ -151,6 +151,7 @@ def test_what_it_says_is_needed_is_what_pyproject_asks_for():
     assert needs["tests"] == extras["demos"] | extras["test"]
     assert needs["losses.check"] < extras["test"]
     assert needs["oracle tests"] == extras["oracles"]
+    assert needs["gpucheck tests"] == extras["gpucheck"]
 
 
 # ---- BLAS and Numba ---------------------------------------------------------------------------------------------

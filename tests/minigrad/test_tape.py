@@ -182,6 +182,17 @@ def test_a_second_walk_is_refused():
         y.backward()
 
 
+def test_a_leaf_dies_with_its_last_reference():
+    x = mg.tensor([1.0, 2.0])
+    array = weakref.ref(x.data)
+    gc.disable()
+    try:
+        del x
+        assert array() is None
+    finally:
+        gc.enable()
+
+
 def test_a_second_walk_after_retain_graph_adds_the_same_again():
     x = mg.param(2.0)
     y = x * x
