@@ -3,6 +3,8 @@
 Begin with `tensor.py`, then `tape.py` and `walk.py` (there and back), then `rules.py` (the calculus).
 """
 
+from importlib import import_module
+
 from . import backend, check, debug, memory, nn, optim, rules, storage
 from .backend import get_device, set_device, to_cpu, to_gpu
 from .check import check_grads
@@ -57,3 +59,10 @@ from .tensor import Tensor, from_dlpack, param, tensor
 from .walk import grad
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    """`mg.advisor`, a module that can be called, is loaded when it is first asked for."""
+    if name == "advisor":
+        return import_module(".advisor", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -161,11 +161,17 @@ def linear(x, weight, bias):
 
 def matmul(a, b):
     """a @ b: of matrices, of a matrix and a vector, of two vectors, of batches of matrices."""
-    if not getattr(a, "ndim", 0) or not getattr(b, "ndim", 0):
-        raise ValueError("a scalar has no rows or columns; use *")
-    if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
-        raise ValueError(f"{a.shape[-1]} columns on the left, {b.shape[-2 if b.ndim > 1 else 0]} rows on the right")
-    return a @ b
+    try:
+        if 0 < a.ndim <= 2 and 0 < b.ndim <= 2:
+            return a.dot(b)  # the same, begun sooner
+        return a @ b
+    except (ValueError, TypeError, AttributeError):  # now, not before, for asking takes as long as a small product
+        if not getattr(a, "ndim", 0) or not getattr(b, "ndim", 0):
+            raise ValueError("a scalar has no rows or columns; use *") from None
+        columns, rows = a.shape[-1], b.shape[-2 if b.ndim > 1 else 0]
+        if columns != rows:
+            raise ValueError(f"{columns} columns on the left, {rows} rows on the right") from None
+        raise
 
 
 def look_up(a, *, ids):

@@ -88,7 +88,7 @@ broadcast_to = primitive("broadcast_to", lambda a, *, shape: xp_of(a).broadcast_
 reshape = primitive("reshape", lambda a, *, shape: a.reshape(shape),
                     d=[lambda g, y, a, shape: g.reshape(a)], keep="shape")
 transpose = primitive("transpose", lambda a, *, axes=None: a.transpose(axes),
-                      d=[lambda g, y, a, axes=None: transpose(g, axes=inverse(axes))], keep="")
+                      d=[lambda g, y, a, axes=None: g.transpose(inverse(axes))], keep="")
 joined = primitive("concat", numerics.concat, keep="shape",
                    joint=lambda g, y, residual, *shapes, axis: parts(g, shapes, axis))
 astype = primitive("astype", lambda a, *, dtype: a.astype(dtype), d=[lambda g, y, a, dtype: g], keep="")  # cast back
@@ -115,7 +115,12 @@ def unreduced(g, a, axis):
 
 def spread(g, shape, axis):
     """The gradient of a sum: g repeated along the axes that were summed."""
-    return broadcast_to(unreduced(g, shape, axis), shape=shape)
+    g = g if axis is None else unreduced(g, shape, axis)
+    if type(g) is Tensor:
+        return broadcast_to(g, shape=shape)
+    y = xp_of(g).empty(shape, g.dtype)  # written out: NumPy computes slowly with a view that repeats numbers
+    y[...] = g
+    return y
 
 
 def count(shape, axis) -> int:
@@ -184,19 +189,29 @@ def inverse(axes):
 def times_b(g, a, b):
     """∂L/∂a of y = a b is g bᵀ; a vector counts as a matrix of one row (a) or of one column (b)."""
     if b.ndim == 1:
-        return column(g) * b
+        return b * g if a.ndim == 1 else outer(g, b)
     if a.ndim == 1:
         return (b @ column(g)).reshape(b.shape[:-1])
-    return g @ flipped(b)
+    return product(g, flipped(b))
 
 
 def a_times(g, a, b):
     """∂L/∂b of y = a b is aᵀ g."""
     if b.ndim == 1:
-        return (a * column(g)).sum(axis=tuple(range(a.ndim - 1)))
+        return a * g if a.ndim == 1 else product(g.reshape(-1), table(a))
     if a.ndim == 1:
-        return column(a) * g.reshape((*g.shape[:-1], 1, g.shape[-1]))
-    return flipped(a) @ g
+        return outer(a, g) if b.ndim == 2 else column(a) * g.reshape((*g.shape[:-1], 1, g.shape[-1]))
+    return product(flipped(a), g)
+
+
+def product(a, b):
+    """a @ b of arrays or tensors."""
+    return a @ b if Tensor in (type(a), type(b)) else numerics.matmul(a, b)
+
+
+def outer(a, b):
+    """(..., n), (m,) -> (..., n, m): all products of a number of the one and a number of the other."""
+    return column(a) * b if a.ndim > 1 else product(column(a), b.reshape((1, -1)))
 
 
 def table(a):
@@ -210,6 +225,8 @@ def column(g):
 
 def flipped(a):
     """Each matrix of a batch transposed."""
+    if type(a) is not Tensor:
+        return a.swapaxes(-2, -1)
     return transpose(a, axes=(*range(a.ndim - 2), a.ndim - 1, a.ndim - 2))
 
 

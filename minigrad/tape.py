@@ -139,7 +139,7 @@ def primitive(
     if keep == "other" and not (d and arity == 2):
         raise ValueError(f'minigrad.primitive({name!r}): keep="other" is for two arguments with a rule for each')
     apply = general(op, arity, options)
-    if d and not options and arity in (1, 2) and keep != "shape":
+    if d and (arity == 1 or (arity == 2 and not options and keep != "shape")):
         apply = (unary if arity == 1 else binary)(op, apply)
         op.plain = arity
     apply.__name__, apply.__qualname__ = name, f"minigrad.{name}"
@@ -159,7 +159,8 @@ def general(op: Op, arity: int | None, options: list[str]) -> Callable:
             arity is not None and len(args) != arity
         ):  # options may be given by position too: sum(x, 0) is sum(x, axis=0)
             if not arity < len(args) <= arity + len(options):
-                raise TypeError(f"minigrad.{name}: expected {arity} arguments{listed(options)}, got {len(args)}")
+                some = "1 argument" if arity == 1 else f"{arity} arguments"
+                raise TypeError(f"minigrad.{name}: expected {some}{listed(options)}, got {len(args)}")
             by_position = dict(zip(options, args[arity:], strict=False))
             if twice := by_position.keys() & params.keys():
                 raise TypeError(f"minigrad.{name}: {', '.join(twice)} is given twice, by position and by name")
@@ -191,10 +192,11 @@ def general(op: Op, arity: int | None, options: list[str]) -> Callable:
                 kept = [None if p is None else a for a, p in zip(arrays, reversed(parents), strict=True)]
             else:
                 kept = arrays if keep_x else nothing
-            leaves = [
-                a._leaf for a, k in zip(args, kept, strict=True) if keep_x and k is not None and type(a) is Tensor
-            ]
-            versions = tuple([(leaf, leaf._version) for leaf in leaves if leaf is not None])
+            versions = ()
+            if keep_x:
+                pairs = zip(args, kept, strict=True)
+                leaves = [a._leaf for a, k in pairs if k is not None and type(a) is Tensor and a._leaf is not None]
+                versions = tuple([(leaf, leaf._version) for leaf in leaves])
             saved = (y if keep_y else None, residual, versions, *kept)
             node = Node()
             node.number, node.op, node.parents, node.saved, node.params = _next(), op, parents, saved, params
@@ -211,34 +213,36 @@ def general(op: Op, arity: int | None, options: list[str]) -> Callable:
 
 # ---- the fast way --------------------------------------------------------------------------------------------------
 #
-# Most operations of a network have one or two arguments and no options. NumPy adds ten numbers in 0.3 µs, beside which
+# Most operations of a network have one argument, or two and no options. NumPy adds ten numbers in 0.3 µs, beside which
 # every line of `general` is slow. These two are `general` written out for tensors of one type that need a gradient;
 # whatever else comes, they hand on to it. `tests/minigrad/test_tape.py` holds the three equal.
 
 
 def unary(op: Op, general: Callable) -> Callable:
-    forward, keep_x, keep_y = op.forward, "x" in op.keep, "y" in op.keep
+    forward, keep_x, keep_y, keep_shape = op.forward, "x" in op.keep, "y" in op.keep, op.keep == "shape"
 
-    def apply(a):
-        if type(a) is not Tensor or not a.requires_grad or _special:
-            return general(a)
+    def apply(a, *by_position, **params):
+        if type(a) is not Tensor or not a.requires_grad or _special or by_position:
+            return general(a, *by_position, **params)
         x = a._data
         try:
-            y = forward(x)
+            y = forward(x, **params)
         except ERRORS as error:
             raise described(op.name, (a,), error) from error
         dtype = x.dtype
-        if y.dtype is not dtype or y.base is not None:
-            return general(a)
+        if y.dtype is not dtype:
+            return general(a, **params)
         versions = ((a._leaf, a._leaf._version),) if keep_x and a._leaf is not None else ()
         node = Node()
         node.number = _next()
         node.op = op
         node.parents = (a._node or a,)
-        node.saved = y if keep_y else None, None, versions, x if keep_x else None
-        node.params = _NO_OPTIONS
+        node.saved = y if keep_y else None, None, versions, x if keep_x else x.shape if keep_shape else None
+        node.params = params
         node.shape = y.shape
         node.dtype = dtype
+        if y.base is not None:  # perhaps a view of a leaf's memory
+            return Tensor._of(y, node, (a,))
         tensor = _new(Tensor)
         tensor._data = y
         tensor._node = node
@@ -279,13 +283,18 @@ def binary(op: Op, general: Callable) -> Callable:
             raise described(op.name, (a, b), error) from error
         if y.dtype is not dtype or y.base is not None:
             return general(a, b)
-        if not keep_x or (other and parent_b is None):  # the partner of a constant is not needed
-            x = leaf_a = None
-        if not keep_x or (other and parent_a is None):
-            z = leaf_b = None
-        versions = () if leaf_a is None else ((leaf_a, leaf_a._version),)
-        if leaf_b is not None:
-            versions += ((leaf_b, leaf_b._version),)
+        versions = ()
+        if keep_x:
+            if other and parent_b is None:  # the partner of a constant is not needed
+                x = None
+            elif leaf_a is not None:
+                versions = ((leaf_a, leaf_a._version),)
+            if other and parent_a is None:
+                z = None
+            elif leaf_b is not None:
+                versions += ((leaf_b, leaf_b._version),)
+        else:
+            x = z = None
         node = Node()
         node.number = _next()
         node.op = op

@@ -68,7 +68,8 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
                 if type(gradients) is Node:
                     parents, gradients = (gradients,), (g,)
             elif op.plain == 1:  # what `_gradients` does, without its loops
-                gradients = (op.rules[0](g, saved[0], saved[3]),)
+                rule, params = op.rules[0], node.params
+                gradients = (rule(g, saved[0], saved[3], **params) if params else rule(g, saved[0], saved[3]),)
             else:
                 y, _, _, a, b = saved
                 from_a, from_b = parents

@@ -167,7 +167,7 @@ def test_logsumexp_of_large_numbers_and_of_nothing():
         (lambda a, b: a**b, TypeError, r"minigrad.power.*plain number"),
         (lambda a, b: a + "1", TypeError, r"minigrad.add\(float32\[2, 3\], str\)"),
         (lambda a, b: a * a.astype("float64"), TypeError, r"minigrad.mul\(float32.*float64.*different precisions"),
-        (lambda a, b: mg.exp(a, 1), TypeError, r"minigrad.exp\(\) takes 1 positional argument but 2 were given"),
+        (lambda a, b: mg.exp(a, 1), TypeError, "minigrad.exp: expected 1 argument, got 2"),
         (
             lambda a, b: mg.cross_entropy(a, [0, 3]),
             IndexError,
@@ -192,6 +192,26 @@ def test_logsumexp_of_large_numbers_and_of_nothing():
 def test_an_error_names_the_operation_and_what_it_was_given(f, error, says):
     with pytest.raises(error, match=says):
         f(mg.param(np.ones((2, 3), "float32")), mg.param(np.ones((4, 5), "float32")))
+
+
+@pytest.mark.parametrize("shapes", [((3,), (3,)), ((2, 3), (3,)), ((3,), (3, 2)), ((2, 3), (3, 2)), ((4, 2, 3), (3,))])
+def test_a_products_gradients_are_those_of_its_sums_of_products(shapes):
+    """Each pair of axes has a form of its own that is the fastest; all are Σ_j a_ij b_jk, differentiated."""
+    a, b = (np.arange(1.0, 1.0 + np.prod(shape)).reshape(shape) for shape in shapes)
+    g = np.cos(np.arange(np.asarray(a @ b).size)).reshape((a @ b).shape)
+    of_a, of_b = rules.times_b(g, a, b), rules.a_times(g, a, b)
+    for x, dx in ((a, of_a), (b, of_b)):
+        for place in np.ndindex(x.shape):
+            unit = np.zeros_like(x)
+            unit[place] = 1.0
+            y = unit @ b if x is a else a @ unit
+            assert np.allclose(dx[place], (g * y).sum())
+
+
+def test_the_gradient_of_a_sum_is_written_out():
+    x = mg.param(np.ones((2, 3)))
+    (dx,) = mg.grad((x.sum(axis=0) * np.array([1.0, 2.0, 3.0])).sum(), [x])
+    assert dx.tolist() == [[1.0, 2.0, 3.0]] * 2 and dx.strides == (24, 8)
 
 
 def test_options_may_be_given_by_position():

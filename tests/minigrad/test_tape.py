@@ -396,6 +396,25 @@ def test_the_fast_way_of_one_argument_lays_down_what_the_general_way_does(x, nam
     assert laid_down(function, (x,)) == laid_down(tape.general(function.op, 1, []), (x,))
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("sum", {"axis": 0}),
+        ("max", {}),
+        ("softmax", {"axis": 0}),
+        ("reshape", {"shape": (6,)}),
+        ("transpose", {"axes": None}),
+        ("clip", {"low": 0.0}),
+    ],
+)
+@pytest.mark.parametrize("of_a_leaf", [True, False])
+def test_the_fast_way_with_options_lays_down_what_the_general_way_does(name, options, of_a_leaf):
+    function, x = getattr(mg, name), mg.param(np.linspace(-1.0, 1.0, 6).reshape(2, 3))
+    x = x if of_a_leaf else x * 1.5
+    general = tape.general(function.op, 1, list(options))
+    assert laid_down(lambda x: function(x, **options), (x,)) == laid_down(lambda x: general(x, **options), (x,))
+
+
 def test_the_partner_of_a_constant_is_not_kept_and_may_be_updated():
     x = mg.param([1.0, 2.0])
     y = (x * 3.0).sum()
