@@ -403,7 +403,7 @@ def test_full_learns_exactly_the_words_asked_for_and_reads_a_short_text_again(tm
     assert training["how"] == how and training["words"] == 700 > 2 * per_pass
     assert training["sentences"] == 700 // 7 and training["stopped_early"] is False
     (rung,) = (rung for rung in results["rungs"] if rung["how"] == how)
-    assert training["extrapolated_seconds"] == pytest.approx( rung["extrapolated_seconds"])
+    assert training["extrapolated_seconds"] == pytest.approx(rung["extrapolated_seconds"])
     assert math.isclose(training["words_per_second"], 700 / training["seconds"])
     assert f"700 words learned by {how}" in capsys.readouterr().out
 
