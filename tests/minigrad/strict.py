@@ -21,6 +21,7 @@ import time
 import types
 import weakref
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 
 import cuda_on_cpu
@@ -112,8 +113,9 @@ class Stream:
     def run(self, place: int) -> None:
         """Does what was told before that place."""
         while self.done_of_it < place:
+            work, self.queue[self.done_of_it] = self.queue[self.done_of_it], None  # let go of what it holds
             self.done_of_it += 1
-            self.queue[self.done_of_it - 1]()
+            work()
 
     def record(self, event=None):
         event = event or Event()
@@ -157,22 +159,24 @@ null_stream = Stream(null=True)
 class Memory:
     """The bytes that an array owns, and that its views show."""
 
+    __slots__ = ("arriving", "device", "nbytes")
+
     def __init__(self, nbytes: int, device: int):
+        self.device, self.arriving, self.nbytes = device, 0, 0
         if pool.limit and pool.used[device] + nbytes > pool.limit:
             raise OutOfMemoryError(
                 f"Out of memory allocating {nbytes:,} bytes (allocated so far: {pool.used[device]:,} bytes, "
                 f"limit set to: {pool.limit:,} bytes)."
             )
-        self.device, self.arriving = device, 0
+        self.nbytes = nbytes
         pool.used[device] += nbytes
         counts.live += nbytes
-        counts.peak = max(counts.peak, counts.live)
-        weakref.finalize(self, _free, nbytes, device)
+        if counts.live > counts.peak:
+            counts.peak = counts.live
 
-
-def _free(nbytes: int, device: int) -> None:
-    pool.used[device] -= nbytes
-    counts.live -= nbytes
+    def __del__(self):
+        pool.used[self.device] -= self.nbytes
+        counts.live -= self.nbytes
 
 
 class Pool:
@@ -275,13 +279,13 @@ class ndarray:
 
     # ---- what it is
 
-    shape = property(lambda self: self._host.shape)
-    dtype = property(lambda self: self._host.dtype)
-    ndim = property(lambda self: self._host.ndim)
-    size = property(lambda self: self._host.size)
-    nbytes = property(lambda self: self._host.nbytes)
-    itemsize = property(lambda self: self._host.itemsize)
-    strides = property(lambda self: self._host.strides)
+    shape = property(attrgetter("_host.shape"))
+    dtype = property(attrgetter("_host.dtype"))
+    ndim = property(attrgetter("_host.ndim"))
+    size = property(attrgetter("_host.size"))
+    nbytes = property(attrgetter("_host.nbytes"))
+    itemsize = property(attrgetter("_host.itemsize"))
+    strides = property(attrgetter("_host.strides"))
     flags = property(lambda self: types.SimpleNamespace(**{n: self._host.flags[n.upper()] for n in _FLAGS}))
     device = property(lambda self: Device(self._memory.device))
     T = property(lambda self: self.transpose())
@@ -325,18 +329,11 @@ class ndarray:
         _launched("setitem")
         host[index] = _host(value, "setitem")
 
-    # ---- the rest of its methods: NumPy's, if CuPy has them too
+    # ---- the rest of its methods are NumPy's, if CuPy has them too: `_fill_namespace` hangs them on
 
     def __getattr__(self, name):
-        if name.startswith("__") or name not in API["cupy.ndarray"] or not hasattr(np.ndarray, name):
-            raise AttributeError(f"cupy.ndarray {API['version']} has no attribute {name!r}")
-        takes = API["cupy.ndarray"][name].get("parameters")
-
-        def method(*args, **options):
-            _keywords(f"ndarray.{name}", takes, options)
-            return _call(f"ndarray.{name}", lambda host, *a, **o: getattr(host, name)(*a, **o), (self, *args), options)
-
-        return method
+        whose = "the strict double of " if name in API["cupy.ndarray"] else ""
+        raise AttributeError(f"{whose}cupy.ndarray {API['version']} has no attribute {name!r}")
 
     def astype(self, dtype, order="K", casting="unsafe", subok=None, copy=True):
         host = _host(self, "astype")
@@ -366,7 +363,8 @@ def _host(a, what: str):
     if isinstance(a, ndarray):
         if a._memory.device != Device.current:
             raise Refused(f"{what}: the array is on device {a._memory.device}, the current one is {Device.current}")
-        a._there(what)
+        if a._memory.arriving:
+            a._there(what)
         return a._host
     if isinstance(a, np.ndarray):
         raise Refused(f"{what}: Unsupported type <class 'numpy.ndarray'>: an array in main memory")
@@ -384,18 +382,23 @@ def _wrapped(result, inputs, what: str):
         return type(result)(_wrapped(r, inputs, what) for r in result)
     if not isinstance(result, np.ndarray | np.generic):
         return result
-    a = object.__new__(ndarray)
-    a._host, a.base = np.asarray(result), None
-    if a.dtype.kind not in "biufc":
-        raise Refused(f"{what}: Unsupported dtype {a.dtype}")
+    host = np.asarray(result)
+    if host.base is None:
+        return _owned(host, what)
     for other in inputs:
-        if isinstance(other, ndarray) and result.size and np.may_share_memory(a._host, other._host):
-            a.base = other if other.base is None else other.base
-            a._memory = other._memory
+        if isinstance(other, ndarray) and host.size and np.may_share_memory(host, other._host):
+            a = object.__new__(ndarray)
+            a._host, a._memory, a.base = host, other._memory, other if other.base is None else other.base
             return a
-    if a._host.base is not None:
-        a._host = a._host.copy(order="K")  # what it shows of NumPy's memory becomes the GPU's
-    a._memory = Memory(a.nbytes, Device.current)
+    return _owned(host.copy(order="K"), what)  # what it shows of NumPy's memory becomes the GPU's
+
+
+def _owned(host: np.ndarray, what: str):
+    """An array of its own, for which there was a launch."""
+    if host.dtype.kind not in "biufc":
+        raise Refused(f"{what}: Unsupported dtype {host.dtype}")
+    a = object.__new__(ndarray)
+    a._host, a._memory, a.base = host, Memory(host.nbytes, Device.current), None
     _launched(what)
     return a
 
@@ -414,15 +417,15 @@ def _keywords(what: str, takes: list | None, options: dict) -> None:
 
 
 def _call(what: str, function, args, options):
+    hosts, named = [_deep(a, what) for a in args], {name: _deep(a, what) for name, a in options.items()}
+    host = function(*hosts, **named)
+    if what.rpartition(".")[2] in WAITS:
+        counts.waits += 1
+    if named.get("out") is not None:
+        _launched(what)
+        return options["out"]
     given = [*args, *options.values()]
     given += itertools.chain.from_iterable(a for a in given if isinstance(a, list | tuple))
-    out = options.get("out")
-    host = function(*(_deep(a, what) for a in args), **{name: _deep(a, what) for name, a in options.items()})
-    if what.partition(".")[2] in WAITS or what in WAITS:
-        counts.waits += 1
-    if out is not None:
-        _launched(what)
-        return out
     for a in given:
         if isinstance(a, ndarray) and host is a._host:
             return a  # asarray, ascontiguousarray
@@ -438,18 +441,28 @@ def _deep(a, what: str):
 class Ufunc:
     def __init__(self, name: str):
         self.name, self.numpy, self.types = name, getattr(np, name), API["cupy"][name]["types"].split()
+        self.known = set()  # of what types the arguments may be
 
     def __call__(self, *args, out=None, where=None, dtype=None, casting="same_kind"):
+        hosts = [_host(a, self.name) for a in args]
+        if out is where is dtype is None:
+            result = self.numpy(*hosts, casting=casting)
+        else:
+            out = out[0] if isinstance(out, tuple) else out
+            options = {"out": out, "where": where, "dtype": dtype, "casting": casting}
+            result = self.numpy(*hosts, **{name: _host(a, self.name) for name, a in options.items() if a is not None})
+        types = tuple([getattr(host, "dtype", type(host)) for host in hosts])
+        if types not in self.known:
+            self._check(args)
+            self.known.add(types)
+        if out is None:
+            return _owned(result, self.name) if type(result) is np.ndarray else _wrapped(result, (), self.name)
+        _launched(self.name)
+        return out
+
+    def _check(self, args) -> None:
         if any(isinstance(a, list | tuple) for a in args):
             raise Refused(f"cupy.{self.name}: Unsupported type <class 'list'>")
-        options = {} if dtype is None else {"dtype": dtype}
-        options |= {} if where is None else {"where": where}
-        options |= {} if out is None else {"out": out[0] if isinstance(out, tuple) else out}
-        result = _call(self.name, self.numpy, args, options | {"casting": casting})
-        self._has_types(args)
-        return result
-
-    def _has_types(self, args) -> None:
         strong = [a.dtype for a in args if hasattr(a, "dtype")]
         if not strong:
             return
@@ -559,6 +572,30 @@ def _benchmark(func, args=(), kwargs=None, n_repeat=10_000, *, name=None, n_warm
     return types.SimpleNamespace(name=name, cpu_times=np.array(seconds), gpu_times=np.array([seconds]))
 
 
+def _operator(name: str, swapped: bool = False):
+    """a + b, or b + a, unless b knows better, as a `Tensor` does."""
+
+    def operator(a, b):
+        if type(b) not in (ndarray, float, int):
+            if getattr(b, "__array_ufunc__", operator) is None:  # NEP 13
+                return NotImplemented
+            if not hasattr(b, "__array_ufunc__") and getattr(b, "__array_priority__", 0) > a.__array_priority__:
+                return NotImplemented
+        return getattr(namespace, name)(b, a) if swapped else getattr(namespace, name)(a, b)
+
+    return operator
+
+
+def _method(name: str, takes: list | None):
+    what, numpys = f"ndarray.{name}", getattr(np.ndarray, name)
+
+    def method(self, *args, **options):
+        _keywords(what, takes, options)
+        return _call(what, numpys, (self, *args), options)
+
+    return method
+
+
 def _fill_namespace() -> None:
     operators = {
         "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide", "floordiv": "floor_divide",
@@ -574,14 +611,17 @@ def _fill_namespace() -> None:
         "ne": "not_equal",
     }
     for short, name in operators.items():
-        setattr(ndarray, f"__{short}__", lambda a, b, name=name: getattr(namespace, name)(a, b))
-        setattr(ndarray, f"__r{short}__", lambda a, b, name=name: getattr(namespace, name)(b, a))
+        setattr(ndarray, f"__{short}__", _operator(name))
+        setattr(ndarray, f"__r{short}__", _operator(name, swapped=True))
         if short != "matmul":  # cupy.ndarray has no __imatmul__
             setattr(ndarray, f"__i{short}__", lambda a, b, name=name: getattr(namespace, name)(a, b, out=a))
     for short, name in compare.items():
-        setattr(ndarray, f"__{short}__", lambda a, b, name=name: getattr(namespace, name)(a, b))
+        setattr(ndarray, f"__{short}__", _operator(name))
     for short, name in {"neg": "negative", "abs": "absolute", "invert": "invert", "pos": "positive"}.items():
         setattr(ndarray, f"__{short}__", lambda a, name=name: getattr(namespace, name)(a))
+    for name, known in API["cupy.ndarray"].items():
+        if known["kind"] == "method" and name not in dir(ndarray) and hasattr(np.ndarray, name):
+            setattr(ndarray, name, _method(name, known["parameters"]))
     runtime = types.SimpleNamespace(
         getDeviceCount=lambda: DEVICES,
         getDeviceProperties=lambda i: {"name": b"strict double"},
