@@ -205,7 +205,7 @@ pool = Pool()
 
 
 class ndarray:
-    __slots__ = ("_host", "_memory", "base")
+    __slots__ = ("__weakref__", "_host", "_memory", "base")
     __module__ = "cupy"
     __hash__ = None
     __array_priority__ = 100
@@ -270,6 +270,9 @@ class ndarray:
 
     def __reduce__(self):
         return namespace.asarray, (self.get(),)
+
+    def __copy__(self):
+        return self.copy()
 
     def __deepcopy__(self, memo):
         return self.copy()
@@ -620,7 +623,7 @@ def _fill_namespace() -> None:
     for short, name in {"neg": "negative", "abs": "absolute", "invert": "invert", "pos": "positive"}.items():
         setattr(ndarray, f"__{short}__", lambda a, name=name: getattr(namespace, name)(a))
     for name, known in API["cupy.ndarray"].items():
-        if known["kind"] == "method" and name not in dir(ndarray) and hasattr(np.ndarray, name):
+        if known["kind"] == "method" and not hasattr(ndarray, name) and name in dir(np.ndarray) and name[0] != "_":
             setattr(ndarray, name, _method(name, known["parameters"]))
     runtime = types.SimpleNamespace(
         getDeviceCount=lambda: DEVICES,

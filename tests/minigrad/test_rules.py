@@ -76,7 +76,9 @@ def test_where_stops_what_is_not_finite_on_the_side_not_taken():
         y = mg.where(x.data > 0, mg.log(x), 0.0)
         y.sum().backward()
     assert y.data.tolist() == [0.0, np.float32(np.log(4.0))]
-    assert x.grad[1] == 0.25 and x.grad[0] != x.grad[0], "0 · ∞: choose the argument of log, not its result, to avoid it"
+    assert x.grad[1] == 0.25 and x.grad[0] != x.grad[0], (
+        "0 · ∞: choose the argument of log, not its result, to avoid it"
+    )
 
 
 @given(tensors((3, 4)), st.sampled_from(["mean", "sum", "none"]))
