@@ -297,6 +297,9 @@ class ndarray:
     def __reduce__(self):
         return namespace.asarray, (self.get(),)
 
+    def __copy__(self):
+        return self.copy()
+
     def __deepcopy__(self, memo):
         return self.copy()
 
@@ -666,7 +669,7 @@ def _fill_namespace() -> None:
     for short, name in {"neg": "negative", "abs": "absolute", "invert": "invert", "pos": "positive"}.items():
         setattr(ndarray, f"__{short}__", lambda a, name=name: getattr(namespace, name)(a))
     for name, known in API["cupy.ndarray"].items():
-        if known["kind"] == "method" and name not in dir(ndarray) and hasattr(np.ndarray, name):
+        if known["kind"] == "method" and not hasattr(ndarray, name) and name in dir(np.ndarray) and name[0] != "_":
             setattr(ndarray, name, _method(name, known["parameters"]))
     runtime = types.SimpleNamespace(
         getDeviceCount=lambda: DEVICES,

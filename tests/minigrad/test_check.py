@@ -35,7 +35,8 @@ def test_a_factor_left_out_is_caught():
 
 
 def test_one_wrong_component_of_many_is_caught():
-    wrong = square(lambda g, y, a: 2.0 * g * a * np.r_[np.ones(99), 1.0001])
+    nearly_one = mg.backend.asarray(np.r_[np.ones(99), 1.0001])
+    wrong = square(lambda g, y, a: 2.0 * g * a * nearly_one)
     with pytest.raises(GradientError):
         check_grads(wrong, np.linspace(1, 2, 100), order=1)
 
@@ -66,7 +67,7 @@ def test_the_error_names_the_argument():
 
 
 def test_what_is_not_analytic_is_checked_by_differences():
-    modulus = mg.primitive("abs", lambda a: abs(a), d=[lambda g, y, a: g * np.sign(mg.tensor(a).data.real)])
+    modulus = mg.primitive("abs", lambda a: abs(a), d=[lambda g, y, a: g * mg.rules.sign(a)])
     check_grads(modulus, np.array([0.5, -2.0]), order=1)
     wrong = mg.primitive("abs", lambda a: abs(a), d=[lambda g, y, a: g])
     with pytest.raises(GradientError, match=r"the central difference"):
@@ -132,7 +133,7 @@ def test_tensors_are_leaves_in_range(x):
 
 @given(tensors((3,), unique=True))
 def test_unique_tensors_have_no_two_values_close_together(x):
-    assert np.diff(np.sort(x.data)).min() > 0.0059  # of [−3, 3]
+    assert np.diff(np.sort(x.numpy())).min() > 0.0059  # of [−3, 3]
 
 
 @given(broadcastable(3))

@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 import minigrad as mg
 from minigrad import kernels
+from minigrad.backend import asarray
 from minigrad.rows import add_rows
 
 pytestmark = pytest.mark.engine
@@ -19,8 +20,8 @@ def some_rows(v=5, d=2, dtype="float64"):
     return st.integers(0, 6).flatmap(
         lambda n: st.builds(
             mg.Rows,
-            hnp.arrays("int64", n, elements=st.integers(0, v - 1)),
-            hnp.arrays(dtype, (n, d), elements=whole),
+            hnp.arrays("int64", n, elements=st.integers(0, v - 1)).map(asarray),
+            hnp.arrays(dtype, (n, d), elements=whole).map(asarray),
             st.just((v, d)),
         )
     )
@@ -29,9 +30,9 @@ def some_rows(v=5, d=2, dtype="float64"):
 def written_out(rows):
     """Equation (1), word for word."""
     dense = np.zeros(rows.shape)
-    for i, v in zip(rows.ids, rows.values, strict=True):
+    for i, v in zip(mg.to_cpu(rows.ids), mg.to_cpu(rows.values), strict=True):
         dense[i] += v
-    return dense
+    return asarray(dense)
 
 
 @given(some_rows())
@@ -57,7 +58,7 @@ def test_adding_rows_leaves_the_operands_alone(a, b):
 
 @given(some_rows())
 def test_rows_plus_array_and_array_plus_rows(rows):
-    array = np.arange(10.0).reshape(5, 2)
+    array = asarray(np.arange(10.0).reshape(5, 2))
     expected = written_out(rows) + array
     assert ((rows + array) == expected).all() and ((array + rows) == expected).all()
     assert array[0, 1] == 1.0, "neither is written into"
@@ -73,9 +74,10 @@ def test_coalesced_rows_have_each_id_once_and_the_same_sum(rows):
 @given(some_rows(), st.sampled_from([0.5, -2.0]))
 def test_scaling_rows_and_adding_them_scaled(rows, scale):
     assert ((rows * scale).dense() == scale * written_out(rows)).all()
-    assert (rows.add_to(np.ones((5, 2)), scale) == 1.0 + scale * written_out(rows)).all()
+    assert (rows.add_to(asarray(np.ones((5, 2))), scale) == 1.0 + scale * written_out(rows)).all()
 
 
+@pytest.mark.cpu
 @given(st.data())
 def test_the_kernel_adds_as_the_array_code_does_to_the_last_bit(data):
     n, dtype = data.draw(st.integers(0, 50)), data.draw(st.sampled_from(["float32", "float64"]))
@@ -88,6 +90,7 @@ def test_the_kernel_adds_as_the_array_code_does_to_the_last_bit(data):
     assert (a == b).all()
 
 
+@pytest.mark.cpu
 def test_large_and_small_batches_add_alike():
     key = mg.Key(0)
     ids, values = key.integers(0, 50, 3000), key.normal((3000, 8))
@@ -120,8 +123,9 @@ def test_look_ups_and_dense_uses_of_one_table_add_up():
 
 
 def test_ten_thousand_look_ups_of_one_table_are_listed_and_put_together_once(monkeypatch):
-    moved, concatenate = [], np.concatenate
-    monkeypatch.setattr(np, "concatenate", lambda arrays: moved.append(len(arrays)) or concatenate(arrays))
+    moved, xp = [], mg.backend.xp()
+    concatenate = xp.concatenate
+    monkeypatch.setattr(xp, "concatenate", lambda arrays: moved.append(len(arrays)) or concatenate(arrays))
     table, total = mg.param(np.ones((4, 1))), 0.0
     for i in range(10_000):
         total = total + mg.take(table, [i % 4]).sum()
@@ -131,12 +135,12 @@ def test_ten_thousand_look_ups_of_one_table_are_listed_and_put_together_once(mon
 
 
 def test_rows_are_scaled_by_numbers_and_stay_float32():
-    rows = mg.Rows(np.array([1]), np.ones((1, 2), "float32"), (3, 2))
+    rows = mg.Rows(asarray([1]), asarray(np.ones((1, 2), "float32")), (3, 2))
     assert (rows * np.float64(2)).dtype == "float32"
     with pytest.raises(TypeError, match="scaled by a number"):
-        rows * np.ones((3, 1))
+        rows * asarray(np.ones((3, 1)))
     with pytest.raises(ValueError, match=r"cannot add shapes \[3, 2\] and \[5, 2\]"):
-        rows + np.zeros((5, 2))
+        rows + asarray(np.zeros((5, 2)))
 
 
 def test_rows_of_other_precisions_do_without_the_kernel():
@@ -146,9 +150,10 @@ def test_rows_of_other_precisions_do_without_the_kernel():
 
 
 def test_ids_out_of_range_and_shapes_that_do_not_fit_are_refused():
+    one_row = asarray(np.ones((1, 2)))
     with pytest.raises(IndexError, match=r"ids must lie in \[0, 3\), got 3"):
-        mg.Rows(np.array([3]), np.ones((1, 2)), (3, 2)).dense()
+        mg.Rows(asarray([3]), one_row, (3, 2)).dense()
     with pytest.raises(ValueError, match=r"need values \[n, 2\]; got ids \[2\], values \[1, 2\]"):
-        mg.Rows(np.array([0, 1]), np.ones((1, 2)), (3, 2))
+        mg.Rows(asarray([0, 1]), one_row, (3, 2))
     with pytest.raises(ValueError, match=r"cannot add shapes \[3, 2\] and \[4, 2\]"):
-        mg.Rows(np.array([0]), np.ones((1, 2)), (3, 2)) + mg.Rows(np.array([0]), np.ones((1, 2)), (4, 2))
+        mg.Rows(asarray([0]), one_row, (3, 2)) + mg.Rows(asarray([0]), one_row, (4, 2))

@@ -1,5 +1,7 @@
 """The calculus: every rule to second order, and what an operation says when it is used wrongly."""
 
+import math
+
 import numpy as np
 import pytest
 from cases import CASES
@@ -74,7 +76,9 @@ def test_where_stops_what_is_not_finite_on_the_side_not_taken():
         y = mg.where(x.data > 0, mg.log(x), 0.0)
         y.sum().backward()
     assert y.data.tolist() == [0.0, np.float32(np.log(4.0))]
-    assert x.grad[1] == 0.25 and np.isnan(x.grad[0]), "0 · ∞: choose the argument of log, not its result, to avoid it"
+    assert x.grad[1] == 0.25 and x.grad[0] != x.grad[0], (
+        "0 · ∞: choose the argument of log, not its result, to avoid it"
+    )
 
 
 @given(tensors((3, 4)), st.sampled_from(["mean", "sum", "none"]))
@@ -83,10 +87,10 @@ def test_cross_entropy_is_what_its_parts_say(logits, reduction):
     parts = mg.logsumexp(logits, axis=1) - mg.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
     composed = {"mean": parts.mean(), "sum": parts.sum(), "none": parts}[reduction]
     fused = mg.cross_entropy(logits, targets, reduction=reduction)
-    assert np.allclose(fused.data, composed.data, rtol=1e-13, atol=1e-13)
+    assert np.allclose(fused.numpy(), composed.numpy(), rtol=1e-13, atol=1e-13)
     seed = np.ones(composed.shape) * 1.7
     (one,), (other,) = (mg.grad(loss, [logits], seed) for loss in (fused, composed))
-    assert np.allclose(one, other, rtol=1e-13, atol=1e-13)
+    assert np.allclose(mg.to_cpu(one), mg.to_cpu(other), rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -98,9 +102,9 @@ def test_each_reduction_of_cross_entropy_is_right_to_second_order(logits, reduct
 def test_softmax_and_cross_entropy_are_right_far_from_zero():
     logits = mg.param([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]])
     loss = mg.cross_entropy(logits, [1, 0], reduction="none")
-    assert np.allclose(loss.data, [2e4, np.log(3.0)], rtol=1e-6)
-    assert np.allclose(mg.softmax(logits).data, [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
-    assert np.allclose(mg.log_softmax(logits).data, [[0, -2e4, -1e4], [-np.log(3.0)] * 3], rtol=1e-6)
+    assert np.allclose(loss.numpy(), [2e4, np.log(3.0)], rtol=1e-6)
+    assert np.allclose(mg.softmax(logits).numpy(), [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
+    assert np.allclose(mg.log_softmax(logits).numpy(), [[0, -2e4, -1e4], [-np.log(3.0)] * 3], rtol=1e-6)
 
 
 def test_cross_entropy_takes_any_axes_before_the_last():
@@ -113,18 +117,19 @@ def test_cross_entropy_takes_any_axes_before_the_last():
 @given(tensors((2, 3)), tensors((2, 3)))
 def test_look_up_and_scatter_are_adjoint(table, values):
     """⟨A x, g⟩ = ⟨x, Aᵀ g⟩, with A the look-up of rows 1, 0, 1."""
-    ids = np.array([1, 0, 1])
-    g = values.data[[0, 1, 0]]
+    ids = mg.backend.asarray([1, 0, 1])
+    g = values.data[ids]
     looked_up = mg.take(table, ids).data
     scattered = rules.scatter_rows(g, ids=ids, shape=(2, 3))
-    assert np.isclose((looked_up * g).sum(), (table.data * scattered).sum())
+    assert math.isclose((looked_up * g).sum(), (table.data * scattered).sum(), rel_tol=1e-9, abs_tol=1e-9)
 
 
 @given(tensors((3, 1)), tensors((2, 3, 4)))
 def test_broadcasting_and_summing_are_adjoint(x, g):
     x.grad = None
     mg.broadcast_to(x, (2, 3, 4)).backward(g.data)
-    assert np.isclose((np.broadcast_to(x.data, (2, 3, 4)) * g.data).sum(), (x.data * x.grad).sum())
+    repeated = mg.broadcast_to(x.data, (2, 3, 4))
+    assert math.isclose((repeated * g.data).sum(), (x.data * x.grad).sum(), rel_tol=1e-9, abs_tol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -240,7 +245,7 @@ def test_ids_of_any_integer_type_look_up(dtype):
 def test_the_gradient_of_a_quotient_neither_over_nor_underflows(size):
     a, b = mg.param([size]), mg.param([size])
     (a / b).sum().backward()
-    assert b.grad[0] == pytest.approx(-1 / size, rel=1e-6)
+    assert b.grad.item() == pytest.approx(-1 / size, rel=1e-6)
 
 
 @pytest.mark.parametrize("f", [mg.sum, mg.mean, mg.max, mg.logsumexp], ids=lambda f: f.__name__)
@@ -282,11 +287,12 @@ def test_a_primitive_without_sensible_rules_is_refused(make, says):
 
 
 def test_a_rule_of_the_wrong_shape_is_caught():
-    wrong = mg.primitive("wrong", lambda a: a.sum(), d=[lambda g, y, a: g.reshape((1, 1)) * np.ones((5, 2), "float32")])
+    wrong = mg.primitive("wrong", lambda a: a.sum(), d=[lambda g, y, a: mg.broadcast_to(g, (5, 2))])
     with pytest.raises(ValueError, match=r"a rule of wrong gave a gradient of shape \[5, 2\] for an .* shape \[3\]"):
         wrong(mg.param([1.0, 2.0, 3.0])).backward()
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @given(seed=st.integers(0, 1000), scale=st.sampled_from([0.1, 3.0, 50.0, 1000.0]), columns=st.sampled_from([1, 7, 500]))
 def test_the_kernel_of_cross_entropy_is_its_array_code(dtype, seed, scale, columns):

@@ -45,7 +45,7 @@ def test_of_several_nodes_that_wait_the_youngest_is_left_first(order):
 
 def test_a_third_arrival_does_not_write_into_somebody_elses_array():
     x = mg.param([1.0, 2.0])
-    seed = np.array([1.0, 1.0], "float32")
+    seed = mg.backend.asarray([1.0, 1.0], "float32")
     (x + x + x + x).backward(seed)
     assert x.grad.tolist() == [4.0, 4.0]
     assert seed.tolist() == [1.0, 1.0]
@@ -65,7 +65,7 @@ def test_two_leaves_never_share_one_gradient_array_that_is_written_later():
 def test_a_gradient_is_its_holders_alone_and_may_be_scaled_in_place(f):
     a, b = mg.param([1.0, 2.0]), mg.param([1.0, 2.0])
     y = f(a, b)
-    given = np.ones_like(y.data)
+    given = mg.backend.xp().ones_like(y.data)
     y.backward(given)
     a.grad *= 10.0
     assert b.grad.tolist() == [1.0, 1.0] and (given == 1.0).all()
@@ -89,7 +89,7 @@ def test_a_batch_may_be_refilled_before_the_step():
 
 
 def test_what_grad_gives_may_be_scaled_in_place():
-    a, b, seed = mg.param([1.0, 1.0]), mg.param([1.0, 1.0]), np.ones(2, "float32")
+    a, b, seed = mg.param([1.0, 1.0]), mg.param([1.0, 1.0]), mg.backend.asarray(np.ones(2, "float32"))
     da, db = mg.grad((a + b).sum(), (x for x in [a, b]))
     da *= 5.0
     assert db.tolist() == [1.0, 1.0]
@@ -171,7 +171,7 @@ def test_what_no_rule_needs_is_not_kept():
     del middle
     assert array() is None
     y.sum().backward()
-    assert np.allclose(x.grad, np.exp(2.0))
+    assert np.allclose(mg.to_cpu(x.grad), np.exp(2.0))
 
 
 def test_a_second_walk_is_refused():
@@ -376,7 +376,7 @@ def laid_down(function, args):
     y = function(*args)
     node = y._node
     y_kept, residual, versions, *kept = node.saved
-    arrays = [None if a is None else np.asarray(a).tolist() for a in (y.data, y_kept, *kept)]
+    arrays = [None if a is None else mg.backend.asarray(a).tolist() for a in (y.data, y_kept, *kept)]
     leaves = [(id(leaf), version) for leaf, version in versions]
     return arrays, residual, leaves, [id(p) for p in node.parents], node.params, node.shape, node.dtype, y._leaf
 
@@ -425,6 +425,6 @@ def test_the_partner_of_a_constant_is_not_kept_and_may_be_updated():
 
 def test_numbers_are_taken_as_they_are_where_an_array_would_differ():
     x = mg.param(np.array([1.0, -2.0], "float32"))
-    assert np.signbit((x * -0.0).data).tolist() == [True, False]
+    assert np.signbit((x * -0.0).numpy()).tolist() == [True, False]
     assert (x + 1e10).data.dtype == "float32" and (x + 1e10).data[0] == np.float32(1e10)
     assert mg.add(2.0, 3.0) == 5.0 and mg.mul(np.ones(2), 3.0).tolist() == [3.0, 3.0]
