@@ -49,11 +49,11 @@ def scores_as_the_engine_finds_them(row_scores, weight, bias, hidden, targets):
 
     weight, bias, hidden, targets: a `minigrad.check.VocabBatch`.
     """
-    ids = np.stack([targets, targets[::-1], targets], axis=1)  # (B, 3)
+    ids = mg.backend.asarray(np.stack([targets, targets[::-1], targets], axis=1))  # (B, 3)
     up = mg.Key(0).normal(ids.shape, "float64")
     expected = (mg.take(weight, ids) * hidden.reshape((-1, 1, hidden.shape[1]))).sum(axis=2)
     found = row_scores(hidden, weight, ids=ids)
-    assert found.shape == ids.shape and np.allclose(found.data, expected.data, rtol=1e-12, atol=1e-12)
+    assert found.shape == ids.shape and np.allclose(found.numpy(), expected.numpy(), rtol=1e-12, atol=1e-12)
     for what, f, e in zip(("hidden", "weight"), *(mg.grad(y, [hidden, weight], up) for y in (found, expected))):
-        f, e = (g.dense() if isinstance(g, mg.Rows) else g for g in (f, e))
+        f, e = (mg.to_cpu(g.dense() if isinstance(g, mg.Rows) else g) for g in (f, e))
         assert np.allclose(f, e, rtol=1e-12, atol=1e-12), f"the gradient of {what} is {f.tolist()}, not {e.tolist()}"
