@@ -245,12 +245,17 @@ def getitem(a: Any, index: Any) -> Any:
     integers count as arrays; a plain W[3] does not.
     """
     if isinstance(index, tuple):
-        return pick(a, index=tuple(as_index(a, i) if isinstance(i, list | tuple | Tensor) else i for i in index))
+        return pick(a, index=tuple(as_index(a, i) if is_array(i) else i for i in index))
     index = as_index(a, index) if isinstance(index, list | Tensor) else index
     if getattr(index, "dtype", None) is None or index.dtype.kind not in "iu":
-        return pick(a, index=index)
+        return pick(a, index=as_index(a, index) if is_array(index) else index)
     index = index.astype("int64")
     return take(a, xp_of(index).where((index < 0) & (index >= -len(a)), index + len(a), index))
+
+
+def is_array(index: Any) -> bool:
+    """Whether an index lies somewhere, being a list, an array or a tensor: no number, slice, None or `...`."""
+    return isinstance(index, list | tuple | Tensor) or getattr(index, "ndim", 0) > 0
 
 
 def as_index(a, ids):
