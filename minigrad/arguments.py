@@ -39,18 +39,18 @@ def settle(args: tuple) -> tuple[Sequence, Any]:
 
 def _constant(a: Any, dtype: Any, like: Any) -> Any:
     """An argument beside tensors as an array of their type; a host's array goes to their GPU, one number by value."""
-    given = a._data if type(a) is Tensor else a
-    a = given if hasattr(given, "dtype") else backend.np.asarray(given)
+    tensor = type(a) is Tensor
+    a = a._data if tensor else a if hasattr(a, "dtype") else backend.np.asarray(a)
     if a.dtype.kind not in "fciub":
         raise TypeError(f"a constant of type {a.dtype} is no number")
     if a.dtype.kind == "c" and dtype.kind != "c":
         raise TypeError("a complex constant would be cut to its real part")
     a = a.astype(dtype, copy=False) if dtype.kind in "fc" else a
-    if backend.on_gpu(a) or not backend.on_gpu(like):
+    if tensor or backend.on_gpu(a) or not backend.on_gpu(like):
         return a
     if a.ndim == 0 and dtype.kind in "fc":
         return a.item()
-    return a if type(given) is Tensor else backend.asarray_like(a, like)
+    return backend.asarray_like(a, like)
 
 
 def whole(what: str, n: Any, least: float = 1) -> int:
