@@ -24,7 +24,7 @@ import minigrad as mg
 from minigrad.arguments import whole
 from minigrad.backend import on_cpu, read, type_of_array, xp_of
 from minigrad.ids import placed_ids
-from minigrad.rules import scatter_rows
+from minigrad.rules import look_up, scatter_rows
 
 from .samplers import checked_counts, zipf
 
@@ -144,17 +144,17 @@ class OutputLayer:
         """Rows of W touched a token, in batches of `batch_size`."""
         return ScoreCost(self.vocab_size, self.vocab_size)
 
-    # ---- shared by the chapters' losses ----
+    # ---- shared by the chapters' losses: of ids that were checked, or drawn ----
 
     def _row_scores(self, hidden: mg.Tensor, ids: type_of_array) -> mg.Tensor:
         """Equation (1) for rows of each example's own: ids (B, k) -> (B, k)."""
         scores = row_scores(hidden, self.weight, ids=ids)
-        return scores if self.bias is None else scores + mg.take(self.bias, ids)
+        return scores if self.bias is None else scores + look_up(self.bias, ids=ids)
 
     def _shared_scores(self, hidden: mg.Tensor, ids: type_of_array) -> mg.Tensor:
         """Equation (1) for rows that the batch shares: ids (n,) -> (B, n), one matrix product."""
-        scores = hidden @ mg.take(self.weight, ids).T
-        return scores if self.bias is None else scores + mg.take(self.bias, ids)
+        scores = hidden @ look_up(self.weight, ids=ids).T
+        return scores if self.bias is None else scores + look_up(self.bias, ids=ids)
 
     def _checked(self, hidden: Any, finite: bool = True) -> mg.Tensor:
         """`hidden` as a tensor (B, d). finite: look for NaN and infinities now, which on a GPU is a wait."""
@@ -184,7 +184,8 @@ class OutputLayer:
 
     def _for_loss(self, hidden: Any, targets: Any) -> tuple[mg.Tensor, type_of_array]:
         """Both checked; but on a GPU whether all is finite is asked once, when the loss is there (`_reduced`)."""
-        hidden = self._checked(hidden, finite=not isinstance(hidden, mg.Tensor) or on_cpu(hidden.data))
+        hidden = hidden if isinstance(hidden, mg.Tensor) else mg.tensor(hidden)
+        hidden = self._checked(hidden, finite=on_cpu(hidden.data))
         return hidden, self._checked_targets(hidden, targets)
 
     def _reduced(self, losses: mg.Tensor, reduction: str, hidden: mg.Tensor) -> mg.Tensor:

@@ -41,7 +41,7 @@ from typing import Any
 
 import minigrad as mg
 from minigrad.arguments import whole
-from minigrad.backend import on_cpu, type_of_array, xp_of
+from minigrad.backend import on_cpu, read, type_of_array, xp_of
 from minigrad.ids import check_ids
 from minigrad.optim import SGD, Adagrad, Optimizer
 
@@ -160,13 +160,14 @@ def held_out_loss(
     vectors, outputs: (V, d) arrays, of whoever learned them. inputs (n,), targets (n,), noise (n, k): ids. 4,096 pairs
     at a time.
     """
-    total, xp = 0.0, xp_of(vectors)
+    xp = xp_of(vectors)
+    total = xp.zeros((), "float64")  # read once, at the end: on a GPU each look at a number is a wait
     for begin in range(0, len(inputs), 4096):
         here = slice(begin, begin + 4096)
         rows = outputs[xp.concatenate([targets[here, None], noise[here]], axis=1)]  # (b, 1 + k, d)
         scores = xp.einsum("bd,bkd->bk", vectors[inputs[here]], rows)
-        total += float(negative_sampling(scores[:, 0], scores[:, 1:])[0].sum(dtype="float64"))
-    return total / len(inputs)
+        total += negative_sampling(scores[:, 0], scores[:, 1:])[0].sum(dtype="float64")
+    return read(total) / len(inputs)
 
 
 def _integers(name: str, array: Any) -> type_of_array:

@@ -14,7 +14,7 @@ from typing import Any
 
 from . import numerics
 from .arguments import signature, whole
-from .backend import asarray_like, on_cpu, on_gpu, to_device, xp_of
+from .backend import asarray_like, on_gpu, to_device, xp_of
 from .ids import placed_ids
 from .numerics import axes_of, elementwise, reduced
 from .rows import Rows
@@ -262,21 +262,23 @@ def getitem(a: Any, index: Any) -> Any:
     integers count as arrays; a plain W[3] does not.
     """
     if isinstance(index, tuple):
-        arrays = list | tuple | Tensor
-        return pick(a, index=tuple(beside(a, i) if isinstance(i, arrays) or on_cpu(i) else i for i in index))
-    index = beside(a, index) if isinstance(index, list | Tensor) else index
+        return pick(a, index=tuple(as_index(a, i) if is_array(i) else i for i in index))
+    index = as_index(a, index) if isinstance(index, list | Tensor) else index
     if getattr(index, "dtype", None) is None or index.dtype.kind not in "iu":
-        return pick(a, index=beside(a, index) if on_cpu(index) else index)
+        return pick(a, index=as_index(a, index) if is_array(index) else index)
     index = index.astype("int64")
     return take(a, xp_of(index).where((index < 0) & (index >= -len(a)), index + len(a), index))
 
 
-def beside(a, ids):
-    """Integers or booleans given as a number, a list, an array or a tensor, as an array that lies where `a` does."""
-    ids, a = array_of(ids), array_of(a)
-    if on_cpu(ids) and on_cpu(a):
-        return ids
-    return asarray_like(ids, a, dtype="int64" if not hasattr(ids, "dtype") and ids in ([], ()) else None)
+def is_array(index: Any) -> bool:
+    """Whether an index lies somewhere, being a list, an array or a tensor: no number, slice, None or `...`."""
+    return isinstance(index, list | tuple | Tensor) or getattr(index, "ndim", 0) > 0
+
+
+def as_index(a, ids):
+    """Integers given as a number, a list, an array or a tensor, as an array that lies where `a` does."""
+    ids = array_of(ids)
+    return asarray_like(ids, array_of(a), dtype="int64" if not hasattr(ids, "dtype") and ids in ([], ()) else None)
 
 
 def take_along_axis(a: Any, ids: Any, axis: int = -1) -> Any:
@@ -284,7 +286,7 @@ def take_along_axis(a: Any, ids: Any, axis: int = -1) -> Any:
 
     ids: integers in [0, a.shape[axis]), with as many axes as a; the others are as long as a's, or 1.
     """
-    ids, shape = beside(a, ids), a.shape
+    ids, shape = as_index(a, ids), a.shape
     if ids.ndim != len(shape):
         raise ValueError(f"minigrad.take_along_axis: ids must have {len(shape)} axes, as a has, got {list(ids.shape)}")
     axis = axis_in("take_along_axis", axis, len(shape))
@@ -301,7 +303,7 @@ def take_along_axis(a: Any, ids: Any, axis: int = -1) -> Any:
 def where(condition: Any, a: Any, b: Any) -> Any:
     """a where the condition holds, b elsewhere: an array of booleans, and tensors or numbers; all three broadcast."""
     on_gpus = filter(on_gpu, map(array_of, (a, b)))
-    return choose(a, b, condition=beside(next(on_gpus, condition), condition))
+    return choose(a, b, condition=as_index(next(on_gpus, condition), condition))
 
 
 def concat(tensors: Any, axis: int = 0) -> Any:
@@ -343,7 +345,7 @@ def cross_entropy(logits: Any, targets: Any, reduction: str = "mean") -> Any:
     softmax(s) − 1[· = t] is made along with the loss, and nothing else of the size of the logits is kept.
     """
     targets = array_of(targets)
-    targets = targets if hasattr(targets, "dtype") else beside(targets, targets)
+    targets = targets if hasattr(targets, "dtype") else as_index(targets, targets)
     if not logits.ndim or targets.shape != logits.shape[:-1]:
         raise ValueError(
             f"minigrad.cross_entropy: logits (..., V) need targets (...), "

@@ -8,7 +8,7 @@ import pytest
 from losses import check
 from losses.suites.negative import CHAPTER
 
-pytestmark = pytest.mark.negative
+pytestmark = [pytest.mark.negative, pytest.mark.cpu]
 
 RIGHT = """
 import numpy as np

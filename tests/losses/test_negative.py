@@ -21,6 +21,8 @@ from losses.samplers import Uniform, Unigram
 from losses.suites.negative import CHAPTER, distributions, scores
 from minigrad.check import vocab_batches
 
+from .properties import where_tensors_are_made
+
 pytestmark = pytest.mark.negative
 
 
@@ -30,7 +32,7 @@ def name(lesson):
 
 @pytest.mark.parametrize("lesson", CHAPTER.lessons, ids=name)
 def test_the_function_keeps_what_the_chapter_says(lesson):
-    assert smallest_failure(lesson, negative_sampling) is None
+    assert smallest_failure(lesson, where_tensors_are_made(negative_sampling)) is None
 
 
 # ---- (1) to (3): the loss and its gradient ------------------------------------------------------------------------
@@ -39,7 +41,7 @@ def test_the_function_keeps_what_the_chapter_says(lesson):
 @pytest.mark.parametrize("shared", [None, 2])
 def test_step_1_noise_that_happens_to_be_the_target_stays(shared):
     layer = NegativeSampling(4, 2, key=mg.Key(0), k=2, shared=shared)
-    layer.bias.data = np.array([0.0, 2.0, 0.0, 0.0], "float32")
+    layer.bias.data = mg.tensor([0.0, 2.0, 0.0, 0.0]).data
     noise = np.array([1, 3] if shared else [[1, 3]])
     loss = layer.loss(np.zeros((1, 2), "float32"), [1], noise=noise).item()
     assert math.isclose(loss, math.log(1 + math.exp(-2)) + math.log(1 + math.exp(2)) + math.log(2), rel_tol=1e-6)
@@ -49,14 +51,14 @@ def test_step_1_noise_that_happens_to_be_the_target_stays(shared):
 def test_step_2_softplus_is_minus_log_sigma_and_both_ways_have_one_gradient(example):
     target, noise = map(mg.param, example)
     fused, naive = negative_sampling_loss(target, noise), negative_sampling_naive(target, noise)
-    assert np.allclose(fused.data, naive.data, rtol=1e-12)
+    assert np.allclose(fused.numpy(), naive.numpy(), rtol=1e-12)
     pairs = zip(mg.grad(fused.sum(), [target, noise]), mg.grad(naive.sum(), [target, noise]))
-    assert all(np.allclose(f, n, rtol=1e-11, atol=1e-14) for f, n in pairs)
+    assert all(np.allclose(mg.to_cpu(f), mg.to_cpu(n), rtol=1e-11, atol=1e-14) for f, n in pairs)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_step_2_the_loss_at_minus_1000_is_1000(dtype):
-    target, noise = np.array([-1000.0], dtype), np.array([[-1000.0]], dtype)
+    target, noise = mg.backend.asarray([-1000.0], dtype), mg.backend.asarray([[-1000.0]], dtype)
     assert negative_sampling(target, noise)[0].tolist() == [1000.0]
 
 
@@ -75,7 +77,7 @@ def test_step_3_gradients_are_right_to_second_order(k, example):
 
 @given(scores(limit=1000.0))
 def test_step_3_no_gradient_is_larger_than_one(example):
-    _, g_target, g_noise = negative_sampling(*example)
+    _, g_target, g_noise = negative_sampling(*map(mg.backend.asarray, example))
     assert (-1 <= g_target).all() and (g_target <= 0).all()
     assert (0 <= g_noise).all() and (g_noise <= 1).all()
 
@@ -96,16 +98,16 @@ def test_step_3_only_the_rows_of_target_and_noise_have_a_gradient(batch, shared)
 @pytest.mark.parametrize("shared", [None, 4])
 def test_a_step_changes_the_rows_of_target_and_noise_and_no_bit_of_the_others(optimizer, shared):
     layer = NegativeSampling(50, 3, key=mg.Key(0), k=2, shared=shared)
-    before = [p.data.copy() for p in layer.parameters()]
+    before = [p.numpy().copy() for p in layer.parameters()]
     targets, hidden = np.array([3, 40, 3]), mg.Key(1).normal((3, 3))
     noise = layer.draw(mg.Key(2), 3)
     layer.loss(hidden, targets, noise=noise).backward()
     optimizer(layer.parameters(), lr=0.1).step()
-    looked_up = np.union1d(targets, noise)
+    looked_up = np.union1d(targets, mg.to_cpu(noise))
     others = np.setdiff1d(np.arange(50), looked_up)
-    for p, old in zip(layer.parameters(), before):
-        assert p.data[others].tobytes() == old[others].tobytes()
-        assert (p.data[looked_up] != old[looked_up]).reshape(len(looked_up), -1).any(axis=1).all()
+    for new, old in zip([p.numpy() for p in layer.parameters()], before):
+        assert new[others].tobytes() == old[others].tobytes()
+        assert (new[looked_up] != old[looked_up]).reshape(len(looked_up), -1).any(axis=1).all()
 
 
 # ---- (4) to (6): what it learns, with every target and every noise enumerated, through the layer --------------------
@@ -116,13 +118,13 @@ def layer_with_scores(s, q, k):
     layer = NegativeSampling(len(s), 2, key=mg.Key(0), k=k, sampler=Unigram(q, 1))
     h = np.array([1.0, -2.0])
     layer.weight = mg.param(mg.Key(1).normal((len(s), 2), "float64"))
-    layer.bias = mg.param(s - layer.weight.data @ h)
+    layer.bias = mg.param(s - layer.weight.numpy() @ h)
     return layer, h
 
 
 def expected_loss(layer, h, p):
     """E L over the target ~ p and k noise words ~ q, each outcome by its probability: a scalar with its history."""
-    q, v = layer.sampler.probs, layer.vocab_size
+    q, v = mg.to_cpu(layer.sampler.probs), layer.vocab_size
     outcomes = np.array(list(itertools.product(range(v), repeat=1 + layer.k)))  # (V^(1 + k), 1 + k)
     chance = p[outcomes[:, 0]] * q[outcomes[:, 1:]].prod(axis=1)
     hidden = np.tile(h, (len(outcomes), 1))
@@ -132,7 +134,7 @@ def expected_loss(layer, h, p):
 def gradients(layer, h, p):
     """The derivatives of E L by weight (V, d) and bias (V,)."""
     expected_loss(layer, h, p).backward()
-    return layer.weight.grad.dense(), layer.bias.grad.dense()
+    return mg.to_cpu(layer.weight.grad.dense()), mg.to_cpu(layer.bias.grad.dense())
 
 
 P = np.array([0.5, 0.25, 0.15, 0.1])
@@ -176,7 +178,7 @@ def test_step_5_the_optimum_is_log_p_minus_log_kq(k):
 def test_step_5_it_is_a_minimum(example, seed):
     p, q, k = example
     s = np.log(p) - np.log(k * q)
-    elsewhere = s + mg.Key(seed).normal(len(p), "float64")
+    elsewhere = s + mg.to_cpu(mg.Key(seed).normal(len(p), "float64"))
     assert (
         expected_loss(*layer_with_scores(s, q, k), p).item()
         < expected_loss(*layer_with_scores(elsewhere, q, k), p).item()
@@ -192,22 +194,22 @@ def test_step_5_log_p_itself_is_not_the_optimum(k):
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_step_6_log_prob_at_the_optimum_is_log_p(k):
     layer, h = layer_with_scores(np.log(P) - np.log(k * Q), Q, k)
-    assert np.allclose(layer.log_prob(h[None]).data, np.log(P), rtol=0, atol=1e-12)
-    assert np.allclose(layer.scores(h[None]).data, np.log(P), rtol=0, atol=1e-12), "normalised already"
+    assert np.allclose(layer.log_prob(h[None]).numpy(), np.log(P), rtol=0, atol=1e-12)
+    assert np.allclose(layer.scores(h[None]).numpy(), np.log(P), rtol=0, atol=1e-12), "normalised already"
 
 
 @pytest.mark.parametrize("k", [1, 2])
 def test_step_6_the_softmax_of_the_raw_scores_is_not_p(k):
     layer, h = layer_with_scores(np.log(P) - np.log(k * Q), Q, k)
     raw = layer.raw_scores(h[None])
-    assert (abs((raw - mg.logsumexp(raw, axis=1, keepdims=True)).data - np.log(P)) > 0.1).any()
+    assert (abs((raw - mg.logsumexp(raw, axis=1, keepdims=True)).numpy() - np.log(P)) > 0.1).any()
 
 
 def test_step_6_with_k_equal_to_v_and_uniform_noise_scores_are_log_p():
     layer, h = layer_with_scores(np.log(P), np.full(4, 0.25), 4)
-    raw = layer.raw_scores(h[None]).data
+    raw = layer.raw_scores(h[None]).numpy()
     assert np.allclose(raw, np.log(P), rtol=0, atol=1e-12)
-    assert np.allclose(layer.scores(h[None]).data, raw, rtol=0, atol=1e-12), "log(k q) is 0"
+    assert np.allclose(layer.scores(h[None]).numpy(), raw, rtol=0, atol=1e-12), "log(k q) is 0"
     by_weight, by_bias = gradients(layer, h, P)
     assert abs(by_weight).max() < 1e-12 and abs(by_bias).max() < 1e-12
 
@@ -218,7 +220,7 @@ def test_step_6_with_uniform_noise_and_any_k_normalising_the_raw_scores_is_enoug
     _, by_bias = gradients(layer, h, P)
     raw = layer.raw_scores(h[None])
     assert abs(by_bias).max() < 1e-12, "it is the optimum"
-    assert np.allclose((raw - mg.logsumexp(raw, axis=1, keepdims=True)).data, np.log(P), rtol=0, atol=1e-12)
+    assert np.allclose((raw - mg.logsumexp(raw, axis=1, keepdims=True)).numpy(), np.log(P), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("power", [1, 0.75])
@@ -239,7 +241,7 @@ def test_step_6_scores_are_pointwise_mutual_information_and_what_the_power_leave
 
 def test_a_word_that_is_never_noise_has_a_finite_log_prob():
     layer = NegativeSampling(3, 2, key=mg.Key(0), counts=[5, 0, 1])
-    assert np.isfinite(layer.log_prob(np.ones((1, 2), "float32")).data).all()
+    assert np.isfinite(layer.log_prob(np.ones((1, 2), "float32")).numpy()).all()
 
 
 # ---- (7): noise for the whole batch -------------------------------------------------------------------------------
@@ -249,7 +251,7 @@ def test_step_7_shared_noise_has_the_expectation_of_unshared_noise():
     steps, targets, hidden = 2000, np.array([0, 3, 1]), mg.Key(1).normal((3, 2))
     layer = NegativeSampling(4, 2, key=mg.Key(0), k=3, shared=8, counts=[8, 4, 2, 1])
     layer.weight.data = mg.Key(2).normal((4, 2))
-    s, q = hidden @ layer.weight.data.T, layer.sampler.probs  # (B, V)
+    s, q = mg.to_cpu(hidden @ layer.weight.data.T), mg.to_cpu(layer.sampler.probs)  # (B, V)
     exact = (softplus(-s[np.arange(3), targets]) + layer.k * (q * softplus(s)).sum(axis=1)).mean()  # (4)
     found = [layer.loss(hidden, targets, noise=ids).item() for ids in layer.draw(mg.Key(3), 3, steps)]
     assert abs(np.mean(found) - exact) <= 6 * np.std(found) / math.sqrt(steps)
@@ -260,13 +262,13 @@ def test_step_7_the_variance_that_noise_brings_with_it_and_without_sharing(share
     """V = 3, B = 2, k = 2: all 81 draws of unshared noise, all 3 or 81 of shared, by their probability."""
     layer = NegativeSampling(3, 2, key=mg.Key(0), k=2, shared=shared, counts=[5, 2, 1])
     layer.weight, layer.bias = mg.param(mg.Key(1).normal((3, 2), "float64")), None
-    hidden, q = mg.Key(2).normal((2, 2), "float64"), layer.sampler.probs
+    hidden, q = mg.Key(2).normal((2, 2), "float64"), mg.to_cpu(layer.sampler.probs)
     draws = np.array(list(itertools.product(range(3), repeat=shared or 4)))
     chance = q[draws].prod(axis=1)
     losses = np.array([layer.loss(hidden, [0, 1], noise=d if shared else d.reshape(2, 2)).item() for d in draws])
     found = chance @ losses**2 - (chance @ losses) ** 2
 
-    x = softplus(hidden @ layer.weight.data.T)  # (B, V)
+    x = softplus(mg.to_cpu(hidden @ layer.weight.data.T))  # (B, V)
     variance = lambda x: x**2 @ q - (x @ q) ** 2
     expected = 2 / 2 * variance(x).mean() if shared is None else 2**2 / shared * variance(x.mean(axis=0))
     assert math.isclose(found, expected, rel_tol=1e-9)
@@ -286,7 +288,7 @@ def test_step_7_for_one_example_and_n_equal_to_k_shared_noise_is_noise(seed, k):
     one.backward()
     other.backward()
     for p, q in zip(alone.parameters(), shared.parameters()):
-        assert np.allclose(p.grad.dense(), q.grad.dense(), rtol=1e-6, atol=1e-7)
+        assert np.allclose(mg.to_cpu(p.grad.dense()), mg.to_cpu(q.grad.dense()), rtol=1e-6, atol=1e-7)
 
 
 @given(vocab_batches(), st.integers(1, 5), st.integers(1, 4), st.integers(0, 99))
@@ -303,7 +305,7 @@ def test_step_7_the_gradient_of_shared_noise_is_that_of_the_composed_loss(batch,
 
     assert math.isclose(found.item(), composed.item(), rel_tol=1e-12)
     for f, c in zip(mg.grad(found, batch[:3]), mg.grad(composed, batch[:3])):
-        f, c = (g.dense() if isinstance(g, mg.Rows) else g for g in (f, c))
+        f, c = (mg.to_cpu(g.dense() if isinstance(g, mg.Rows) else g) for g in (f, c))
         assert np.allclose(f, c, rtol=1e-11, atol=1e-13)
 
 
@@ -321,7 +323,7 @@ def test_the_gradient_of_unshared_noise_is_that_of_the_composed_loss(batch, k, s
 
     assert math.isclose(found.item(), composed.item(), rel_tol=1e-12)
     for f, c in zip(mg.grad(found, batch[:3]), mg.grad(composed, batch[:3])):
-        f, c = (g.dense() if isinstance(g, mg.Rows) else g for g in (f, c))
+        f, c = (mg.to_cpu(g.dense() if isinstance(g, mg.Rows) else g) for g in (f, c))
         assert np.allclose(f, c, rtol=1e-10, atol=1e-12)
 
 
@@ -396,15 +398,15 @@ def test_in_pytorch_those_very_lines_have_the_same_loss_and_gradients(batch, k, 
         "V": weight.shape[0],
         "d": weight.shape[1],
         "targets": torch.tensor(targets),
-        "noise": torch.tensor(noise),
+        "noise": torch.tensor(mg.to_cpu(noise)),
     }
-    theirs["hidden"] = torch.tensor(hidden.data, requires_grad=True)
+    theirs["hidden"] = torch.tensor(hidden.numpy(), requires_grad=True)
     exec(imports + "\n" + make, theirs)
-    theirs["out"].weight.data = torch.tensor(weight.data)
+    theirs["out"].weight.data = torch.tensor(weight.numpy())
     exec(train, theirs)
 
-    assert np.allclose(ours.data, theirs["loss"].detach().numpy(), rtol=1e-5, atol=1e-6)
-    assert np.allclose(hidden.grad, theirs["hidden"].grad.numpy(), rtol=1e-5, atol=1e-5)
+    assert np.allclose(ours.numpy(), theirs["loss"].detach().numpy(), rtol=1e-5, atol=1e-6)
+    assert np.allclose(mg.to_cpu(hidden.grad), theirs["hidden"].grad.numpy(), rtol=1e-5, atol=1e-5)
     rows, grad = weight.grad.coalesce(), theirs["out"].weight.grad.coalesce()
     assert rows.ids.tolist() == grad.indices()[0].tolist()
-    assert np.allclose(rows.values, grad.values().numpy(), rtol=1e-5, atol=1e-5)
+    assert np.allclose(mg.to_cpu(rows.values), grad.values().numpy(), rtol=1e-5, atol=1e-5)
