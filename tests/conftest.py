@@ -65,20 +65,21 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="session")
 def on_device(request):
-    """Which of the devices the test runs on: "cpu", "strict" or "gpu"."""
-    import strict
-
-    with strict.installed() if request.param == "strict" else contextlib.nullcontext():
-        yield request.param
+    """Which of the devices the tests run on: "cpu", "strict" or "gpu"."""
+    return request.param
 
 
 @pytest.fixture(autouse=True)
 def new_tensors_there(request, on_device):
+    import strict
+
     import minigrad
 
-    minigrad.set_device("cpu" if on_device == "cpu" or request.node.get_closest_marker("cpu") else "gpu")
-    yield
-    minigrad.set_device("cpu")
+    where = "cpu" if request.node.get_closest_marker("cpu") else on_device
+    with strict.installed() if where == "strict" else contextlib.nullcontext():
+        minigrad.set_device("cpu" if where == "cpu" else "gpu")
+        yield
+        minigrad.set_device("cpu")
 
 
 @pytest.fixture

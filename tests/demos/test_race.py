@@ -276,5 +276,7 @@ def test_ctrl_c_ends_all_without_a_word_from_the_contestants(made_up, tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells, and forgets, a peak")
 def test_the_peak_of_memory_is_that_of_the_work_even_if_it_is_given_back():
-    peaks = [peak_bytes(lambda size=size: bytes(bytearray(size))) for size in (1, 32 * 2**20)]
-    assert peaks[1] - peaks[0] == pytest.approx(64 * 2**20, rel=0.1)
+    peaks = [
+        peak_bytes(lambda size=size: bytes(bytearray(size))) for size in (1, 48 * 2**20)
+    ]  # so large that no memory is used again
+    assert peaks[1] - peaks[0] == pytest.approx(96 * 2**20, rel=0.1)

@@ -22,7 +22,7 @@ import minigrad as mg
 from minigrad import backend, cuda, numerics
 from minigrad.rng import threefry2x32, words
 
-pytestmark = [pytest.mark.device, pytest.mark.gpucheck]
+pytestmark = [pytest.mark.device, pytest.mark.cpu, pytest.mark.gpucheck]
 on_cpu = pytest.mark.skipif(cuda_on_cpu.MISSING is not None, reason=str(cuda_on_cpu.MISSING))
 
 MASK = 0xFFFFFFFF

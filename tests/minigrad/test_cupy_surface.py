@@ -11,7 +11,7 @@ import pytest
 import snapshot_cupy
 from cupy_names import API, asked, faults
 
-pytestmark = pytest.mark.device
+pytestmark = [pytest.mark.device, pytest.mark.cpu]
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [
