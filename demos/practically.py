@@ -138,7 +138,10 @@ def measure_tricks(
 
 
 def first_steps(ways: Sequence[Way], vocab_size: int, dim: int, key: mg.Key) -> dict[str, float]:
-    """device -> seconds to make a model and to take its first step, in which the device loads what it needs."""
+    """device -> seconds to make a model and to take its first step, in which the device loads what it needs.
+
+    That a GPU's driver has begun to work, when it was asked whether there is one, is not in them.
+    """
     seconds = {}
     for way in ways:
         if way.device not in seconds:
