@@ -75,6 +75,7 @@ def new_tensors_there(request, on_device):
 
     import minigrad
 
+    strict.counts.reset()
     where = "cpu" if request.node.get_closest_marker("cpu") else on_device
     with strict.installed() if where == "strict" else contextlib.nullcontext():
         minigrad.set_device("cpu" if where == "cpu" else "gpu")
