@@ -15,8 +15,8 @@ It sees every operation, every walk back and every copy of this thread, and coun
     5  float64 in a program of float32
     6  the gradient of a whole table where a few rows would do           "Computation Across Large Vocabularies"
 
-once a line has done it `least` times. What exactly is counted: `patterns.py` (1 to 3) and `wastes.py` (4 to 6).
-Watched, small operations take some ten times as long. When no advisor is there, nothing of it is.
+once a line has done it `least` times. What exactly is counted stands in `patterns.py` (1 to 3) and `wastes.py` (4 to
+6). Watched, small operations take some ten times as long. When no advisor is there, nothing of it is.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from .identity import Identities, Known, Note, Result, caller, in_a_walk, note_o
 from .ledger import hearing
 from .patterns import Finding, Moved, OneByOne, Operation, Repeated
 from .rows import Rows
-from .tape import Node, Op, watching
+from .tape import Node, Op, state, watching
 from .wastes import Dense, Graphs, Wide
 
 
@@ -45,7 +45,7 @@ class Advice:
     """
 
     def __init__(self, least: int):
-        self.least, self.operations, self._last = least, 0, 0
+        self.least, self.operations, self._last, self._asleep = least, 0, 0, False
         self._identities = Identities(self._forget)
         self._moved, self._graphs, self._dense = Moved(), Graphs(self._identities), Dense()
         self._parts = [Repeated(), OneByOne(self._identities), self._moved, self._graphs, Wide(), self._dense]
@@ -66,6 +66,8 @@ class Advice:
     # ---- what the tape and the walk tell ----
 
     def __call__(self, op: Op, args: tuple, y: Any, node: Node | None) -> None:
+        if self._asleep or in_a_walk():
+            return
         self.operations += 1
         line, result = caller()[0], Result()
         known = [self._identities[a] for a in args]
@@ -73,10 +75,12 @@ class Advice:
         if node is not None:
             node.where = Note(line, Known(self._identities.number()), result, self._died)
         it = Operation(line, op, args, y, node, known, inputs, result)
-        for part in [self._graphs] if in_a_walk() else self._parts:
+        for part in self._parts:
             part.see(it)
 
     def gradients(self, node: Node, gradients: Any) -> None:
+        if self._asleep:
+            return
         note = note_of(node)
         if node.number > self._last or (note and not note.result.used):
             for part in self._parts:
@@ -84,6 +88,16 @@ class Advice:
         self._last = node.number
         for part in self._parts:
             part.walked(node, gradients, note.line if note else caller()[0])
+        if note:
+            note.result.walked = True
+
+    def _hear(self, kind: str, nbytes: int, device: str) -> None:
+        if not self._asleep:
+            self._moved.hear(kind, nbytes, device)
+
+    def _written_out(self, rows: Rows) -> None:
+        if not self._asleep:
+            self._dense.written_out(rows)
 
     def _died(self, note: Note) -> None:
         self._graphs.died(note)
@@ -96,22 +110,28 @@ class Advice:
     def _close(self) -> None:
         for part in self._parts:
             part.walk_begins()
-        self._graphs.closed = True
+        self._graphs.close()
 
 
 @contextmanager
 def advisor(*, least: int = 5) -> Iterator[Advice]:
-    """Inside, what this thread does is watched: `with mg.advisor() as advice`. Look at `advice` at any time, or after.
+    """Inside, what this thread does is watched: `with mg.advisor() as advice`. After it, `advice` is complete.
 
-    least: from how many times on a line is spoken of: so many operations or copies spared, vectors or rows one by one,
-    graphs, casts, gradients.
+    least: how often a line must have done it, twice or more: an operation on the same inputs, vectors or rows one by
+        one, copies between two walks, graphs, casts, gradients.
+    An advisor inside another watches alone: the outer one sleeps.
     """
-    advice = Advice(whole("minigrad.advisor: least", least))
-    with watching(advice), hearing(advice._moved.hear), told_of_dense(advice._dense.written_out):
+    advice = Advice(whole("minigrad.advisor: least", least, 2))
+    awake = [watch for watch in state.watchers if isinstance(watch, Advice) and not watch._asleep]
+    with watching(advice), hearing(advice._hear), told_of_dense(advice._written_out):
         try:
+            for other in awake:
+                other._asleep = True
             yield advice
         finally:
             advice._close()
+            for other in awake:
+                other._asleep = False
 
 
 @contextmanager
@@ -139,7 +159,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m minigrad.advisor",
         description='Runs a script, and says which of the slides\' "Bad" patterns it has, on which lines.',
     )
-    p.add_argument("--least", type=int, default=5, help="from how many times on a line is spoken of (default 5)")
+    p.add_argument("--least", type=int, default=5, help="how often a line must have done it (2 or more, default 5)")
     p.add_argument("script", type=Path)
     p.add_argument("args", nargs=argparse.REMAINDER, help="the script's own")
     return p
@@ -151,8 +171,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     if not args.script.is_file():
         p.error(f"{args.script}: there is no such file")
-    if args.least < 1:
-        p.error(f"--least must be at least 1, got {args.least}")
+    if args.least < 2:
+        p.error(f"--least must be at least 2, got {args.least}")
     sys.argv, sys.path[0] = [str(args.script), *args.args], str(args.script.resolve().parent)
     with advisor(least=args.least) as advice:
         try:

@@ -54,7 +54,7 @@ class _Watch:
 
     def __call__(self, op: Any, args: tuple, y: Any, node: Node | None) -> None:
         where = code_outside()
-        if node is not None:
+        if node is not None and not hasattr(node, "where"):  # else the advisor has put a note there
             node.where = where
         if what := self.wrong(y):
             given = [i for i, a in enumerate(args, start=1) if self.wrong(a._data if type(a) is Tensor else a)]

@@ -74,10 +74,11 @@ class Known:
 
 @dataclass
 class Result:
-    """Of an operation: has a walk passed it, was another operation done on it?"""
+    """Of an operation: has a walk passed it, was another operation done on it, and on which line was it read before?"""
 
     walked: bool = False
     used: bool = False
+    read: Line | None = None
 
 
 class Note(str):

@@ -31,6 +31,7 @@ from .identity import (
     has_options,
     is_constant,
     is_parameter,
+    note_of,
 )
 from .ledger import in_bytes
 from .tape import Node, Op
@@ -137,10 +138,12 @@ class Repeated(Part):
 
     def findings(self, least):
         for (line, name, what), t in self.tallies.items():
-            if t.spared >= least:
+            if t.spared >= least - 1:
                 unit = "multiply-adds" if name in PRODUCTS else "numbers to compute"
-                said = f"{what} ran {t.ran:,} times, on {t.ran - t.spared:,} different inputs. Do it once for each, "
-                said += f"before the loop, and use the result: {t.spared:,} operations and {t.size:,} {unit} less."
+                said = (
+                    f"{what} ran {t.ran:,} times where {t.ran - t.spared:,} would do. Do it once, before the loop, and "
+                )
+                said += f"use the result: {t.spared:,} operations and {t.size:,} {unit} less."
                 yield Finding(1, str(line), said, t.ran, t.spared)
 
 
@@ -240,38 +243,40 @@ class Moved(Part):
     def hear(self, kind: str, nbytes: int, device: str) -> None:
         line, inner = caller()
         asked, called = inner.f_locals.get("self"), inner.f_code.co_name
-        if kind == "in" and called not in ("param", "Parameter", "__init__", "load_state_dict"):  # a model is no data
-            self.copies[line, "in"] += 1
-        elif kind == "out" and type(asked) is Tensor:  # else a look that the library takes for itself
-            self.copies[line, "out"] += 1
+        if kind == "out" and type(asked) is Tensor:  # else a look that the library takes for itself
             self.used += 1
-            if asked._node is not None and asked._node.saved is not None:
-                kind = "early"
-        else:
+            if (note := note_of(asked._node)) and not note.result.walked:
+                note.result.read = line
+        elif kind != "in" or called in ("param", "Parameter", "__init__", "load_state_dict"):  # a model is no data
             return
-        for way in {kind, "out"} if kind == "early" else {kind}:
-            t = self.tallies[line, way]
-            t.ran, t.size, t.what = t.ran + 1, t.size + nbytes, device
+        t = self.tallies[line, kind]
+        t.ran, t.size, t.what = t.ran + 1, t.size + nbytes, device
+        self.copies[line, kind] += 1
 
     def walk_begins(self):
         for at, copies in self.copies.items():
             t = self.tallies[at]
-            t.spared, t.most = t.spared + copies - 1, max(t.most, min(copies, self.used))
+            t.spared, t.most = t.spared + copies - 1, max(t.most, copies if self.used >= copies else 0)
         self.copies.clear()
         self.used = 0
 
+    def walked(self, node, gradients, line):
+        note = note_of(node)
+        if note and note.result.read and not note.result.walked:
+            self.tallies[note.result.read, "early"].ran += 1
+
     def findings(self, least):
         for (line, way), t in self.tallies.items():
-            each = "on a GPU each is a copy and a wait" if t.what == "cpu" else "each is a copy and a wait"
             if way == "early" and t.ran >= least:
-                said = f"{t.ran:,} values ({in_bytes(t.size)}) were read while the graph behind them was still to be "
-                yield Finding(3, str(line), f"{said}walked; {each}. Read them after backward().", t.ran, t.ran)
+                said = (
+                    f"{t.ran:,} values were read before the graph behind them was walked back: on a GPU the CPU waits "
+                )
+                said += "for each, and the walk for the CPU. Read them after backward()."
+                yield Finding(3, str(line), said, t.ran, t.ran)
             elif t.most >= least:
                 did = "copied in" if way == "in" else "read back"
-                mend = (
-                    "Input the data for all of them before the loop" if way == "in" else "Read all of them at the end"
-                )
-                said = f"values were {did} {t.ran:,} times ({in_bytes(t.size)}), up to {t.most:,} times between two "
-                yield Finding(
-                    3, str(line), f"{said}walks back; {each}. {mend}: {t.spared:,} copies less.", t.ran, t.spared
-                )
+                each = "each is" if t.what != "cpu" else "on a GPU each is"
+                mend = "Input the data for all before the loop" if way == "in" else "Read all of them at the end"
+                said = f"values were {did} {t.ran:,} times, {in_bytes(t.size)}, up to {t.most:,} times between two "
+                said += f"walks back; {each} a copy and a wait. {mend}: {t.spared:,} copies less."
+                yield Finding(3, str(line), said, t.ran, t.spared)

@@ -49,10 +49,7 @@ class Graphs(Part):
 
     def walked(self, node, gradients, line):
         note = note_of(node)
-        if note is None or note.result.walked:
-            return
-        note.result.walked = True
-        if not note.result.used:
+        if note and not (note.result.walked or note.result.used):
             self.alive[note.line, False] -= 1
             self.alive[note.line, True] += 1
             t = self.tallies[note.line, "walked"]
@@ -61,28 +58,35 @@ class Graphs(Part):
     def died(self, note: Note) -> None:
         if self.closed:
             return
-        if not note.result.walked:
-            self.loose += note.nbytes  # of what led to a result, which dies after it
-        if note.result.used:
-            return
-        if not note.result.walked:
-            t = self.tallies[note.line, "not walked"]
-            t.ran, t.size, t.most = t.ran + 1, t.size + self.loose, max(t.most, self.alive[note.line, False])
+        walked, used = note.result.walked, note.result.used
+        if not walked:
+            self.loose += note.nbytes  # what led to a result dies before it does
+        if not used and not walked:
+            self.in_vain(note.line, 1, self.loose)
             self.loose = 0
-        self.alive[note.line, note.result.walked] -= 1
+        if not used:
+            self.alive[note.line, walked] -= 1
+
+    def in_vain(self, line: Line, graphs: int, nbytes: int) -> None:
+        t = self.tallies[line, "in vain"]
+        t.ran, t.size, t.most = t.ran + graphs, t.size + nbytes, max(t.most, self.alive[line, False])
+
+    def close(self) -> None:
+        for (line, walked), n in list(self.alive.items()):
+            if n and not walked:
+                self.in_vain(line, n, 0)
+        self.closed = True
 
     def findings(self, least):
         for (line, kind), t in self.tallies.items():
-            if kind == "not walked" and t.ran >= least:
+            if kind == "in vain" and t.ran >= least:
                 said = (
-                    f"{t.ran:,} graphs, up to {t.most:,} at once, kept {in_bytes(t.size)} in all for a walk back that "
+                    f"{t.ran:,} graphs, up to {t.most:,} at once, were never walked back; those that are gone had kept "
                 )
-                said += "never came. Compute it under `with mg.no_grad():`, or keep .item(), not the tensor."
+                said += f"{in_bytes(t.size)}. Compute it under `with mg.no_grad():`, or keep .item(), not the tensor."
                 yield Finding(4, str(line), said, t.ran, t.size)
             elif kind == "walked" and t.most >= least:
-                said = (
-                    f"{t.most:,} results are alive at once after their walk back, each with the graph that led to it. "
-                )
+                said = f"{t.most:,} results were there at once after their walk back, each with its graph. "
                 yield Finding(4, str(line), f"{said}Keep .item(), not the tensor.", t.ran, t.most)
 
 
