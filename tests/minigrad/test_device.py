@@ -165,6 +165,16 @@ def test_when_memory_runs_out_the_error_says_what_was_asked_for_and_what_is_kept
     assert "the tape keeps 32 KiB, the most 16 KiB by tanh for float32[64, 64]" in said
 
 
+def test_in_main_memory_too():
+    mg.set_device("cpu")
+    column = mg.exp(mg.param(np.ones((10**7, 1), "float32")))
+    with pytest.raises(MemoryError) as error:
+        column * column.T
+    said = str(error.value)
+    assert said.startswith("minigrad.mul(float32[10000000, 1], float32[1, 10000000]): Unable to allocate ")
+    assert said.endswith("the tape keeps 38.15 MiB, the most 38.15 MiB by exp for float32[10000000, 1]")
+
+
 def looked_up(bad):
     return mg.take(mg.param(np.ones((5, 2))), bad)
 
