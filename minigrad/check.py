@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from .backend import type_of_array, xp_of
+from .backend import read, type_of_array, xp_of
 from .rng import Key
 from .rows import Rows
 from .tensor import Tensor, param, tensor
@@ -82,7 +82,7 @@ def _check(f, arrays, places, level, order, tolerances, key):
     again = [_written_out(g) for g in gradients(*xs, create_graph=True)] if level < order else plain
     for i, g, same, v in zip(places, plain, again, ws, strict=True):
         found, oracle = _slope(f, arrays, i, u, v)
-        claimed, otherwise, terms = float((g * v).sum()), float((same * v).sum()), float(abs(g * v).sum())
+        claimed, otherwise, terms = read((g * v).sum()), read((same * v).sum()), read(abs(g * v).sum())
         allowed = tolerances[oracle == "central difference"] * (1.0 + abs(found) + terms)
         if not abs(claimed - found) <= allowed:
             a = arrays[i]
@@ -113,14 +113,14 @@ def _slope(f, arrays, i, u, v) -> tuple[float, str]:
         moved = [tensor(a + step * v if j == i else a) if _is_float(a) else a for j, a in enumerate(arrays)]
         return (f(*moved).data * u).sum()
 
-    middle = float(φ(0.0))
+    middle = read(φ(0.0))
     if not abs(middle) < float("inf"):
         raise NotDifferentiable(f"minigrad.check_grads: the function is not finite here: Σ u · f(x) is {middle}")
     for h in (2.0**-17, 2.0**-22):  # a curve that is steep for the first step may be smooth to the second
-        h *= max(1.0, float(abs(arrays[i]).max()) if arrays[i].size else 1.0)
+        h *= max(1.0, read(abs(arrays[i]).max()) if arrays[i].size else 1.0)
         right, left = (
-            [(float(φ(s)) - middle) / s for s in (h, h / 4)],
-            [(middle - float(φ(-s))) / s for s in (h, h / 4)],
+            [(read(φ(s)) - middle) / s for s in (h, h / 4)],
+            [(middle - read(φ(-s))) / s for s in (h, h / 4)],
         )
         central, finer = (right[0] + left[0]) / 2, (right[1] + left[1]) / 2
         size = 1.0 + abs(central) + 1e-3 * abs(middle)
@@ -137,7 +137,7 @@ def _slope(f, arrays, i, u, v) -> tuple[float, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a complex number cut to its real part is only a warning in NumPy
-            exact = float(φ(1e-20j).imag) / 1e-20
+            exact = read(φ(1e-20j)).imag / 1e-20
     except (TypeError, ValueError, RuntimeError, Warning):
         return central, "central difference"
     if abs(exact - central) <= 1e-5 * size:

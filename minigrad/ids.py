@@ -40,14 +40,14 @@ def placed_ids(name: str, ids: Any, size: int, like: Any) -> Any:
     if backend.on_gpu(like) or backend.on_gpu(ids):
         placed = backend.asarray_like(placed, like)
     if backend.on_gpu(ids):
-        _note(placed, 0, size - 1)
+        note_range(placed, 0, size - 1)
     return placed
 
 
 def remember(array: Any, host: Any) -> None:
     """Notes the range of integers that go to a GPU, of which `host` is the original in main memory."""
     if host.dtype.kind in "iu" and host.size:
-        _note(array, int(host.min()), int(host.max()))
+        note_range(array, int(host.min()), int(host.max()))
 
 
 def _range_on_gpu(ids: Any, size: int) -> tuple[int, int]:
@@ -58,10 +58,12 @@ def _range_on_gpu(ids: Any, size: int) -> tuple[int, int]:
                 return low, high  # and so it is for a part of it
     both = backend.xp_of(ids).stack([ids.min(), ids.max()]).astype("int64")
     low, high = backend.to_cpu(both).tolist()
-    _note(ids, low, high)
+    note_range(ids, low, high)
     return low, high
 
 
-def _note(ids: Any, low: int, high: int) -> None:
-    key = id(ids)
-    _known[key] = weakref.ref(ids, lambda _: _known.pop(key, None)), low, high
+def note_range(ids: Any, low: int, high: int) -> None:
+    """Notes that ids on a GPU lie in [low, high], and what else shows a part of their memory."""
+    if backend.on_gpu(ids):
+        key = id(ids)
+        _known[key] = weakref.ref(ids, lambda _: _known.pop(key, None)), low, high

@@ -14,8 +14,9 @@ from typing import Any
 
 from . import numerics
 from .arguments import signature, whole
-from .backend import asarray_like, on_gpu, to_device, xp_of
+from .backend import asarray_like, device_of, np, on_gpu, to_device, xp_of
 from .ids import placed_ids
+from .ledger import tell
 from .numerics import axes_of, elementwise, reduced
 from .rows import Rows
 from .tape import primitive
@@ -263,9 +264,13 @@ def getitem(a: Any, index: Any) -> Any:
     """
     if isinstance(index, tuple):
         return pick(a, index=tuple(as_index(a, i) if is_array(i) else i for i in index))
-    index = as_index(a, index) if isinstance(index, list | Tensor) else index
+    index = np.asarray(index) if isinstance(index, list) and index else array_of(index)
     if getattr(index, "dtype", None) is None or index.dtype.kind not in "iu":
-        return pick(a, index=as_index(a, index) if is_array(index) else index)
+        index = as_index(a, index) if is_array(index) else index
+        if on_gpu(index):
+            tell("wait", 0, device_of(index))  # for how many the mask picks: once, and not again on the way back
+            index = index.nonzero()
+        return pick(a, index=index)
     index = index.astype("int64")
     return take(a, xp_of(index).where((index < 0) & (index >= -len(a)), index + len(a), index))
 

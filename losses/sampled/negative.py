@@ -58,7 +58,7 @@ from typing import Any
 import minigrad as mg
 from minigrad.arguments import whole
 from minigrad.backend import read, type_of_array, xp_of
-from minigrad.ids import placed_ids
+from minigrad.ids import note_range, placed_ids
 
 from ..layer import OutputLayer, ScoreCost, of_scores
 from ..samplers import Sampler, Unigram
@@ -130,7 +130,9 @@ class NegativeSampling(OutputLayer):
         if not isinstance(key, mg.Key):
             raise TypeError(f"losses.NegativeSampling: key must be a minigrad.Key, got {type(key).__name__}")
         shape = (batch_size, self.k) if self.shared is None else (self.shared,)
-        return self.sampler.sample(key, shape if steps is None else (steps, *shape))
+        noise = self.sampler.sample(key, shape if steps is None else (steps, *shape))
+        note_range(noise if noise.base is None else noise.base, 0, self.vocab_size - 1)
+        return noise
 
     def loss(self, hidden, targets, *, key=None, noise=None, reduction="mean"):
         """(7) for hidden (B, d) and targets (B,): a scalar, or (B,) with reduction="none".

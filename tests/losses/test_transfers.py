@@ -146,6 +146,15 @@ def test_at_test_too_the_ids_go_in_and_a_byte_comes_out(layer, what):
 
 
 @pytest.mark.parametrize("shared", [None, 16])
+def test_noise_drawn_for_many_steps_ahead_moves_nothing(shared):
+    model = Model(lambda: NegativeSampling(V, D, key=mg.Key(0), k=3, shared=shared))
+    noise = model.layer.draw(mg.Key(3), B, 4)
+    for step in range(4):
+        moved = moved_by(model.step, INPUTS, TARGETS, noise=noise[step])
+        assert (moved.copies_in, moved.copies_out, moved.waits) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("shared", [None, 16])
 def test_noise_from_main_memory_is_one_more_copy_in(shared):
     layer = lambda: NegativeSampling(V, D, key=mg.Key(0), k=3, shared=shared)
     noise = np.zeros((B, 3) if shared is None else shared, "int64")

@@ -180,6 +180,8 @@ class Memory:
             hook.malloc_postprocess(device_id=device, size=nbytes, mem_size=nbytes, mem_ptr=1, pmem_id=0)
 
     def __del__(self):
+        if pool is None:
+            return  # Python is ending
         pool.used[self.device] -= self.nbytes
         counts.live -= self.nbytes
         for hook in MemoryHook.active:

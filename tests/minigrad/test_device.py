@@ -283,6 +283,15 @@ def test_ids_that_were_looked_at_once_are_not_again_nor_are_parts_of_them():
     assert strict.counts.waits == 0
 
 
+def test_a_list_of_ids_as_an_index_costs_no_wait_and_a_mask_one_there_and_back():
+    w = mg.param(np.ones((5, 2), "float32"))
+    assert counted(lambda: w[[0, 4]]).waits == counted(lambda: w[np.array([0, -1])]).waits == 0
+    mask = np.array([True, False, True, True, False])
+    moved = counted(lambda: w[mask].sum().backward())
+    assert (moved.copies_in, moved.waits) == (1, 1) and same_as_the_double(moved)
+    assert mg.to_cpu(w.grad).sum(axis=1).tolist() == [2.0, 0.0, 2.0, 2.0, 0.0]
+
+
 def test_a_part_of_ids_may_be_right_where_the_whole_is_not():
     table = mg.param(np.ones((3, 2), "float32"))
     whole = backend.asarray(np.array([0, 2, 7]))
@@ -419,7 +428,7 @@ def an_id_out_of_range():
     "name, mutant, killer",
     [
         ("check_ids", lambda *_: None, an_id_out_of_range),
-        ("_note", lambda *_: None, test_ids_that_were_looked_at_once_are_not_again_nor_are_parts_of_them),
+        ("note_range", lambda *_: None, test_ids_that_were_looked_at_once_are_not_again_nor_are_parts_of_them),
         ("_range_on_gpu", lambda ids, size: (0, size - 1), test_a_part_of_ids_may_be_right_where_the_whole_is_not),
     ],
 )
