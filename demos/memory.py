@@ -7,8 +7,9 @@ necessary, use multiple GPUs (but try to minimize memory movement)".
     python demos/memory.py --cap 1GB
     python demos/memory.py --cap 12GB --gpus 8
 
-A deep network of equal layers is made so large that a step of training, as one would write it down, needs two and a
-half times the memory that there is (--cap). It runs into the error; then trick after trick is added until it fits:
+A deep network of equal layers is made so large that a step of training, in the plainest way, needs two and a half times
+the memory that there is (--cap). (That way keeps the graph after its walk, and computes Adam by formulas; the first
+trick and the third are what this library does unasked.) It runs into the error; then trick after trick is added:
 
     free      arrays are freed as the walk goes back, not at its end
     micro     the batch goes through in four parts, whose gradients add up (two sets of them are there for a while)

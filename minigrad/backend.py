@@ -9,8 +9,8 @@ calls that library `xp`, and is written once:
 This is the only file that names NumPy where an array of either device can come. CuPy is imported when a GPU is first
 asked for, never before: without one, `import minigrad` costs and needs nothing of it.
 
-All that this library moves to a GPU and back goes through the functions of this file, which tell the ledger
-(`ledger.py`).
+What this library moves to a GPU and back goes through the functions of this file, and through `prefetch`
+(`streams.py`); they tell the ledger (`ledger.py`).
 """
 
 import threading
@@ -23,7 +23,7 @@ import numpy as np
 
 from .ids import remember
 from .ledger import tell
-from .streams import prefetch  # noqa: F401, here it belongs; it, and ids.py, look into this file when they are called
+from .streams import prefetch  # noqa: F401, is found here; like ids.py it looks into this file when it is called
 
 type_of_array = Any  # numpy.ndarray or cupy.ndarray
 
@@ -147,31 +147,6 @@ def _cupy() -> ModuleType:
     return cupy
 
 
-class _Numbers(dict):
-    """(number, type of array, dtype) -> the number as an array without axes: NumPy takes half as long for it.
-
-    `_Other` where that would not be the same: on a GPU, of integers, for 0.0 (which has two signs), for what is large.
-    """
-
-    def __missing__(self, key: tuple) -> Any:
-        value, kind, dtype = key
-        array = _Other
-        if issubclass(kind, np.ndarray | np.generic) and dtype.kind == "f" and 0.0 < abs(value) < 1e4:
-            array = np.asarray(value, dtype)
-            array.flags.writeable = False
-        if len(self) > 1000:
-            self.clear()  # a learning rate, perhaps, that changes from step to step
-        self[key] = array
-        return array
-
-
-class _Other:
-    dtype = None
-
-
-numbers = _Numbers()
-
-
 # ---- making and moving arrays -----------------------------------------------------------------------------------
 
 
@@ -273,3 +248,32 @@ def quiet() -> Iterator[None]:
     """Silences NumPy's floating-point warnings where inf or nan is an answer (CuPy never warns)."""
     with np.errstate(all="ignore"):
         yield
+
+
+# ---- numbers, for `tape.binary` -----------------------------------------------------------------------------------
+
+
+class _Numbers(dict):
+    """(number, type of array, dtype) -> the number as an array without axes: with it NumPy is twice as fast.
+
+    `_Other`, which has no dtype that an array could have, where that would not be the same: on a GPU, of integers, for
+    0.0 (which has two signs), for what is large.
+    """
+
+    def __missing__(self, key: tuple) -> Any:
+        value, kind, dtype = key
+        array = _Other
+        if issubclass(kind, np.ndarray | np.generic) and dtype.kind == "f" and 0.0 < abs(value) < 1e4:
+            array = np.asarray(value, dtype)
+            array.flags.writeable = False
+        if len(self) > 1000:
+            self.clear()  # a learning rate, perhaps, that changes from step to step
+        self[key] = array
+        return array
+
+
+class _Other:
+    dtype = None
+
+
+numbers = _Numbers()

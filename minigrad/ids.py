@@ -1,8 +1,10 @@
 """Is this id in the table?  NumPy counts negative ids from the end, CuPy wraps all that are out of range, silently.
 
-So whoever takes ids from outside looks at them first, at the door: the functions inside trust them. That costs a pass
-over them, and on a GPU a wait, since an error needs the numbers on the CPU. Mostly the wait is spared: ids come from
-main memory, where one can look before they are copied; and what has been looked at once need not be again.
+So whoever takes ids from outside looks at them first, at the door: the functions inside trust them. (Negative ids are
+an error in `take` and in every loss; only W[ids], as in NumPy, counts them from the end.) That costs a pass over them,
+and on a GPU a wait, since an error needs the numbers on the CPU. Mostly the wait is spared: ids come from main memory,
+where one can look before they are copied; and what has been looked at once is not again. So an array of ids on a GPU
+must not be written into: nobody would look.
 """
 
 import weakref
@@ -42,6 +44,13 @@ def placed_ids(name: str, ids: Any, size: int, like: Any) -> Any:
     if backend.on_gpu(ids):
         note_range(placed, 0, size - 1)
     return placed
+
+
+def least_id(ids: Any, size: int) -> int:
+    """The least of them, 0 if there are none: whether some count from the end. size: that of the table they are for."""
+    if not ids.size:
+        return 0
+    return _range_on_gpu(ids, size)[0] if backend.on_gpu(ids) else int(ids.min())
 
 
 def remember(array: Any, host: Any) -> None:

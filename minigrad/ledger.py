@@ -5,9 +5,10 @@ slides' third speed trick is to move little between the two, and early. The ledg
 
     with mg.transfers() as moved:
         step()
-    print(moved)                    # 2 copies in (1.5 KiB), 1 copy out (1 B), 1 wait
+    print(moved)                    # 2 copies in (1.5 KiB), 1 copy out (4 B), 1 wait
 
-All copies of this library are made in `backend.py`, and each is told here.
+There two arrays of ids went in, and the value of the loss came out. Whatever in this library copies or waits, in
+`backend.py` and `streams.py` for the most part, tells it here.
 """
 
 import threading
@@ -38,11 +39,13 @@ class Transfers:
     def __call__(self, kind: str, nbytes: int, device: str) -> None:
         if device == "cpu":
             return  # it lay there already
-        if kind in ("out", "wait"):
-            self.waits += 1
-        if kind != "wait":
-            setattr(self, f"copies_{kind}", getattr(self, f"copies_{kind}") + 1)
-            setattr(self, f"bytes_{kind}", getattr(self, f"bytes_{kind}") + nbytes)
+        self.waits += kind in ("out", "wait")
+        if kind == "in":
+            self.copies_in, self.bytes_in = self.copies_in + 1, self.bytes_in + nbytes
+        elif kind == "out":
+            self.copies_out, self.bytes_out = self.copies_out + 1, self.bytes_out + nbytes
+        elif kind == "between":
+            self.copies_between, self.bytes_between = self.copies_between + 1, self.bytes_between + nbytes
 
     def __str__(self) -> str:
         moved = {"in": (self.copies_in, self.bytes_in), "out": (self.copies_out, self.bytes_out)}
@@ -64,9 +67,10 @@ def transfers() -> Iterator[Transfers]:
 
 @contextmanager
 def hearing(listener: Callable[[str, int, str], object]) -> Iterator[None]:
-    """Inside, `listener(kind, bytes, device)` hears of everything that is moved, or on the CPU would be on a GPU.
+    """Inside, `listener(kind, bytes, device)` hears of everything that is moved to or from a GPU.
 
-    kind: "in", "out", "between" or "wait"; device: the GPU, or "cpu".
+    kind: "in", "out", "between" or "wait"; device: the GPU; or "cpu", where nothing is moved: there it hears of each
+    array that is handed in and each value that is read.
     """
     before = state.listeners
     state.listeners = (*before, listener)

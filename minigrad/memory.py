@@ -1,7 +1,8 @@
 """What about memory? Who holds it in a step of training, and how does a network fit that does not fit?
 
 The tape keeps, from the way there, the arrays that its rules need on the way back. Let n layers follow one another, and
-let each keep one array, its result, of the size of all the others. They are counted in arrays, so plainly
+let each keep one array, its result, of the size of all the others. Counted in arrays, and without what goes into the
+first layer and what the loss keeps, which are there in any case,
 
     kept = n.                                                                                                (1)
 
@@ -10,10 +11,10 @@ into k segments. Of a segment only what enters it is kept; when the walk comes t
 and the walk goes on through what was recorded now. The last segment is needed at once and stays as it is. So on the
 tape, when the walk begins, are what enters the segments 2, …, k and the inside of the last one:
 
-    kept(k) = k − 1 + n/k.                                                                                   (2)
+    kept(k) = k − 1 + n/k,   where k divides n.                                                              (2)
 
-It does not rise from then on: with each segment that the walk has left an array less is kept, and one inside takes the
-place of the other. The derivative 1 − n/k² is zero at
+It does not rise from then on: in segment j are the inside of that one, n/k, and what enters the segments 2, …, j. The
+derivative 1 − n/k² is zero at
 
     k = √n,   where   kept = 2√n − 1.                                                                        (3)
 
@@ -21,9 +22,10 @@ The price: all segments but the last run forward twice, in all
 
     2n − n/k layers forward instead of n,                                                                    (4)
 
-not quite one more forward. Gradients do not change: the same operations are done on the same arrays, and the nodes
-made again stand in the walk where the first ones would have stood, so that what arrives at a leaf is added in the same
-order. They are equal to the last bit (derivatives of derivatives, but for rounding).
+not quite one more forward. Gradients do not change, to the last bit: the same operations are done on the same arrays,
+and in the same order. For the nodes of a segment lie next to one another in time, and those made again, being the
+youngest, come next in the walk: so what arrives at a leaf is added as it would have been. (For derivatives of
+derivatives the graph is another, and its sums are: they are equal but for rounding.)
 
     h = memory.checkpoint(segment)(x)           one segment
     y = memory.checkpoint_sequential(layers, x) all of them, in √n segments
@@ -54,8 +56,10 @@ def checkpoint(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     f may take and use whatever it likes (tensors, parameters of a module, results of other operations) and returns one
     Tensor. Done again it must do the same: so it draws random numbers from a `Key`, which has no state, and not from a
-    generator that goes on. A parameter that is updated before the walk has come raises, as anywhere.
-    Of a module `checkpoint` makes a plain function: its parameters are those of the module still.
+    generator that goes on, which nobody would notice. RuntimeError if it does not use the tensors that it used at
+    first, as in a loop `for layer in layers: h = checkpoint(lambda h: layer(h))(h)`, where `layer` is the last one by
+    then: write checkpoint(layer)(h). A parameter that is updated before the walk has come raises, as anywhere.
+    Of a module `checkpoint` makes a plain function; keep the module itself, for that knows its parameters.
     """
     if not callable(f):
         raise TypeError(f"minigrad.memory.checkpoint: expected a function, got {type(f).__name__}")
@@ -69,15 +73,15 @@ def checkpoint(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
             y = f(*args, **options)
         if type(y) is not Tensor:
             raise TypeError(f"minigrad.memory.checkpoint: the function must return one Tensor, got {type(y).__name__}")
-        outside = [t for t in used.versions if t is not y]  # what else f made is gone by now
+        outside = [t for t in used.versions if t is not y]  # weak references: what else f made is gone by now
         parents = [t._node or t for t in outside if t.requires_grad]
         if y.requires_grad or not parents or y.dtype.kind not in "fc":
             return y  # it is one of those outside, or depends on none
-        kept = [t._data for t in outside if t._node is not None or not t.requires_grad]
+        kept = [t._data for t in outside if t._node is not None or not t.requires_grad]  # for `graph` to count
         versions = tuple((t._leaf, used.versions[t]) for t in outside if t._leaf is not None)
         node = Node()
         node.number, node.op, node.parents, node.params = tape._next(), CHECKPOINT, tuple(parents), {}
-        node.saved = (None, None, versions, partial(_again, f, args, options, signature(y)), *kept)
+        node.saved = (None, None, versions, partial(_again, f, args, options, signature(y), node.parents), *kept)
         node.shape, node.dtype = y.shape, y.dtype
         for watch in tape.state.watchers:
             watch(CHECKPOINT, tuple(outside), y._data, node)
@@ -100,16 +104,25 @@ class _Used:
                 self.versions.setdefault(a, 0 if a._leaf is None else a._leaf._version)
 
 
-def _again(f: Callable, args: tuple, options: dict, before: str) -> Node:
+def _again(f: Callable, args: tuple, options: dict, before: str, parents: tuple) -> Node:
     """Runs f once more, on the tape: the node of its result, the same tensors before it."""
-    with tape.holding(recording=True):
+    used = _Used()
+    with tape.holding(recording=True), tape.watching(used):
         y = f(*args, **options)
+    now = {t._node or t for t in used.versions}
+    if missing := [p for p in parents if p not in now]:
+        raise RuntimeError(
+            f"minigrad.memory.checkpoint: done again, the function does not use a tensor {signature(missing[0])} that "
+            "it used at first; does it take a variable of a loop, which has another value by now?"
+        )
     if type(y) is not Tensor or y._node is None or signature(y) != before:
         given = signature(y) + " without a gradient" * (type(y) is Tensor and y._node is None)
         raise RuntimeError(f"minigrad.memory.checkpoint: the function gave {before} at first, and now {given}")
     return y._node
 
 
+# "shape": what is kept here is no argument, and the walk need not make it one; its rule answers with a node, through
+# which the walk goes on.
 CHECKPOINT = Op("checkpoint", None, (), lambda g, y, residual, again, *kept: again(), "shape", False)
 
 
@@ -121,6 +134,8 @@ def checkpoint_sequential(steps: Iterable[Callable], x: Any, segments: int | Non
     steps = list(steps)
     k = best_segments(len(steps)) if segments is None else segments
     k = whole("minigrad.memory.checkpoint_sequential: segments", k)
+    if not steps:
+        raise ValueError("minigrad.memory.checkpoint_sequential: expected one step or more, got none")
     if not k <= len(steps):
         raise ValueError(f"minigrad.memory.checkpoint_sequential: {k} segments need as many steps, got {len(steps)}")
     short, longer = divmod(len(steps), k)
@@ -236,9 +251,10 @@ class Trace:
 def trace(limit: int | None = None) -> Iterator[Trace]:
     """Watches memory while this thread works: `with memory.trace() as seen`.
 
-    *In use* is what the allocator of the current device has handed out since this line and has not got back. On the CPU
-    Python's `tracemalloc` counts it: NumPy's arrays, and Python's own objects, which are small beside them, of all
-    threads. On a GPU it is CuPy's memory pool. What was there before does not count, so make the model inside.
+    *In use* is what the allocator of the current device has handed out since this line and has not got back. On a GPU
+    it is CuPy's memory pool; on the CPU Python's `tracemalloc` counts: NumPy's arrays, and Python's own objects, of all
+    threads. Those are small, but for the first time: do a step before, lest what is loaded and compiled then count too.
+    What was there before does not count, so make the model inside.
 
     limit: bytes. MemoryError when more are in use, as on a GPU of that size, naming the operation, what it asked for
     and what is kept. A GPU's pool does not give more; on the CPU the error comes after the operation that went beyond.

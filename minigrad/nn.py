@@ -156,6 +156,9 @@ class Sequential(Module):
             x = step(x)
         return x
 
+    def __iter__(self) -> Iterator[Callable]:
+        return iter(vars(self).values())
+
     def __repr__(self) -> str:
         return f"Sequential({', '.join(getattr(s, '__name__', None) or repr(s) for s in vars(self).values())})"
 

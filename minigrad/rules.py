@@ -15,7 +15,7 @@ from typing import Any
 from . import numerics
 from .arguments import signature, whole
 from .backend import asarray_like, device_of, np, on_gpu, to_device, xp_of
-from .ids import placed_ids
+from .ids import least_id, placed_ids
 from .ledger import tell
 from .numerics import axes_of, elementwise, reduced
 from .rows import Rows
@@ -271,8 +271,10 @@ def getitem(a: Any, index: Any) -> Any:
             tell("wait", 0, device_of(index))  # for how many the mask picks: once, and not again on the way back
             index = index.nonzero()
         return pick(a, index=index)
-    index = index.astype("int64")
-    return take(a, xp_of(index).where((index < 0) & (index >= -len(a)), index + len(a), index))
+    if least_id(index, len(a)) < 0:
+        index = index.astype("int64")
+        index = xp_of(index).where((index < 0) & (index >= -len(a)), index + len(a), index)
+    return take(a, index)
 
 
 def is_array(index: Any) -> bool:

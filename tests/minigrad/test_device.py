@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -311,6 +312,11 @@ def test_what_is_known_of_ids_is_forgotten_with_them():
 # ---- as early as possible ---------------------------------------------------------------------------------------
 
 
+class Pair(NamedTuple):
+    x: np.ndarray
+    y: int
+
+
 def batches(n=4):
     return [(np.arange(3) + 10 * i, np.full((3, 2), i, "float32")) for i in range(n)]
 
@@ -371,6 +377,35 @@ def test_a_batch_may_be_an_array_a_number_a_list_or_tuples_and_dictionaries_of_t
     assert mg.to_cpu(found["x"][0]).tolist() == [1.0, 2.0] and int(found["x"][1]) == 3
 
 
+def test_a_named_tuple_stays_one_and_what_is_no_batch_is_refused():
+    (found,) = backend.prefetch([Pair(np.ones(2), 3)])
+    assert type(found) is Pair and found.x.shape == (2,)
+    with pytest.raises(TypeError, match="must come from main memory, got an array on a GPU"):
+        list(backend.prefetch([found]))
+    with pytest.raises(TypeError, match="must hold numbers, got str"):
+        list(backend.prefetch(["text"]))
+
+
+def test_a_loop_that_is_left_early_lets_go_of_nothing_that_is_still_copied():
+    def left_early():
+        for _ in backend.prefetch(batches()):
+            break
+
+    moved = counted(left_early)
+    assert all(stream.done_of_it == len(stream.queue) for stream in strict.streams)
+    assert moved.copies_in == 4 and moved.waits == 1 and same_as_the_double(moved)
+
+
+def test_the_cpu_is_no_more_than_some_batches_ahead_of_the_copies(monkeypatch):
+    monkeypatch.setattr(streams, "_arrived", lambda arrays, arrival, computing: arrays)  # nobody waits but the loop
+    assert counted(lambda: list(backend.prefetch(batches(streams.AHEAD)))).waits == streams.AHEAD
+    strict.counts.reset()
+    seen = []
+    for _ in backend.prefetch(batches(streams.AHEAD + 3)):
+        seen.append(strict.counts.waits)
+    assert seen == [0] * (streams.AHEAD - 1) + [1, 2, 3, 3]
+
+
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_no_batches_and_one_batch_and_a_loop_that_is_left_early(device):
     mg.set_device(device)
@@ -410,6 +445,7 @@ def from_memory_that_is_not_pinned(values):
         ("_arrived", without_waiting_for_the_arrival, test_batches_arrive_as_they_were_and_where_they_should),
         ("_sent", without_waiting_for_the_room, test_the_copy_waits_until_its_room_is_no_longer_read),
         ("_pinned", from_memory_that_is_not_pinned, test_what_the_caller_does_to_his_batch_afterwards_changes_nothing),
+        ("_wait_for", lambda arrival: None, test_a_loop_that_is_left_early_lets_go_of_nothing_that_is_still_copied),
         ("remember", lambda *_: None, test_prefetched_ids_need_not_be_looked_at_on_the_gpu),
     ],
 )
