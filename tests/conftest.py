@@ -74,8 +74,9 @@ def on_device(request):
 
 @pytest.fixture(autouse=True)
 def new_tensors_there(request, on_device):
-    import minigrad
     import strict
+
+    import minigrad
 
     strict.counts.reset()
     minigrad.set_device("cpu" if on_device == "cpu" or request.node.get_closest_marker("cpu") else "gpu")
