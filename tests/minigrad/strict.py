@@ -345,8 +345,9 @@ class ndarray:
         return tuple(_host(part, what) if isinstance(part, ndarray) else part for part in parts)
 
     def __getitem__(self, index):
-        host = _host(self, "getitem")[self._index(index, "getitem")]  # NumPy's IndexError, where CuPy wraps around
-        return _wrapped(np.asarray(host), [self], "getitem")
+        index = self._index(index, "getitem")
+        index = index if any(part is ... for part in index) else (*index, ...)  # so that a single number is a view, too
+        return _wrapped(_host(self, "getitem")[index], [self], "getitem")  # NumPy's IndexError, where CuPy wraps around
 
     def __setitem__(self, index, value):
         host, index = _host(self, "setitem"), self._index(index, "setitem")

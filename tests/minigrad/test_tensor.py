@@ -60,8 +60,9 @@ def test_an_integer_tensor_has_no_gradient():
 
 
 def test_an_array_on_the_left_leaves_the_operation_to_the_tensor():
-    y = np.ones(2) * mg.param([1.0, 2.0])
-    assert isinstance(y, mg.Tensor) and y.data.tolist() == [1.0, 2.0]
+    for ones in (np.ones(2), mg.backend.xp().ones(2)):
+        y = ones * mg.param([1.0, 2.0])
+        assert isinstance(y, mg.Tensor) and y.data.tolist() == [1.0, 2.0]
     assert (np.float64(3) - mg.param([1.0])).data.tolist() == [2.0]
     assert (np.ones((1, 2)) @ mg.param([1.0, 2.0])).data.tolist() == [3.0]
 
