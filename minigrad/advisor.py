@@ -16,7 +16,7 @@ It sees every operation, every walk back and every copy of this thread, and coun
     6  the gradient of a whole table where a few rows would do           "Computation Across Large Vocabularies"
 
 once a line has done it `least` times. What exactly is counted stands in `patterns.py` (1 to 3) and `wastes.py` (4 to
-6). Watched, small operations take some ten times as long. When no advisor is there, nothing of it is.
+6). Watched, small operations take many times as long. When no advisor is there, nothing of it is.
 """
 
 import argparse

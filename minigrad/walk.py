@@ -22,7 +22,7 @@ from typing import Any
 from . import backend, tape
 from .arguments import signature
 from .rows import Rows
-from .tape import Node, no_grad
+from .tape import Node
 from .tensor import Tensor
 
 
@@ -119,6 +119,7 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
         gradient, before = _own(gradient, taken), leaf.grad
         if Tensor in (type(gradient), type(before)):  # rows are arrays; beside a tensor they are written out
             gradient, before = (g.dense() if type(g) is Rows else g for g in (gradient, before))
+            before = before if create_graph or type(before) is not Tensor else before.detach()
         leaf.grad = gradient if before is None else before + gradient
     return []
 
@@ -256,5 +257,4 @@ def _walked(name: str, y: Tensor, gradient: Any, wanted: list | None, retain_gra
         return walk(y, gradient, wanted, True, True)
     if isinstance(gradient, Tensor):
         gradient = gradient._data
-    with no_grad():
-        return walk(y, gradient, wanted, retain_graph, False)
+    return walk(y, gradient, wanted, retain_graph, False)

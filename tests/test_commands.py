@@ -91,6 +91,12 @@ def complaint(command, pytest_parser):
             return complaint_of_parser(importlib.import_module("minigrad.__main__").parser(), words)
         case ["python", "-m", "losses.check", *words]:
             return complaint_of_parser(importlib.import_module("losses.check").parser(), words)
+        case ["python", "-m", "minigrad.advisor", *words]:
+            advisor = importlib.import_module("minigrad.advisor").parser()
+            if said := complaint_of_parser(advisor, words):
+                return said
+            watched = advisor.parse_args(words)
+            return complaint(shlex.join(["python", str(watched.script), *watched.args]), pytest_parser)
         case ["python", script, *words] if script.endswith(".py"):
             if not (ROOT / script).is_file():
                 return f"{script}: there is no such file"
@@ -284,6 +290,9 @@ class A:
         ("python demos/wordemb-negative-sampling.py --epochs", "expected one argument"),
         ("python demos/not-there.py --quick", "demos/not-there.py: there is no such file"),
         ("python -m losses.check poetry mine.py", "invalid choice: 'poetry'"),
+        ("python -m minigrad.advisor", "arguments are required: script"),
+        ("python -m minigrad.advisor demos/slow-impl.py --bogus", "unrecognized arguments: --bogus"),
+        ("python -m minigrad.advisor demos/not-there.py", "demos/not-there.py: there is no such file"),
         ("python -m losses.check", "arguments are required: chapter"),
         (".venv/bin/python -m minigrad --xml", "unrecognized arguments: --xml"),
         ("pytest -m poetry", "poetry is no mark"),
@@ -314,6 +323,7 @@ def test_a_command_that_would_fail_is_caught(command, said, pytest_parser):
         "pip install 'minigrad[demos]' --extra-index-url https://download.pytorch.org/whl/cpu",
         ".venv/bin/python demos/wordemb-negative-sampling.py --help",
         "python -m losses.check negative mine.py",
+        "python -m minigrad.advisor --least 9 demos/slow-impl.py --quick",
         "pytest tests/minigrad/test_tape.py::test_a_diamond_adds_both_ways -x -q",
         "python -m pytest -m 'engine and not oracle' --hypothesis-profile thorough tests",
     ],

@@ -4,7 +4,7 @@
 
 L = Σ (W x) · y over ten x and ten y, W (100, 100), forward and back to W: with the values copied in inside the loop;
 the hundred products W x one by one (naive); each W x once, outside the inner loop (hoisted); and all at once, as
-Y W X. Both run the functions below to the letter, each with its own tensors. First both must find the same loss and
+Yᵀ W X. Both run the functions below to the letter, each with its own tensors. First both must find the same loss and
 the same gradient. Takes half a minute; needs `pip install 'minigrad[versus]'`.
 
 Predict before running: for which of the four is the difference between the two libraries largest? What is it then that
@@ -55,7 +55,7 @@ def hoisted(W, xs, ys):
 
 
 def matmul(W, X, Y):
-    return (Y @ (W @ X)).sum()
+    return (Y.T @ (W @ X)).sum()
 
 
 VERSIONS = {"copied": 20, "naive": 20, "hoisted": 40, "matmul": 500}  # name -> iterations in a turn
@@ -76,7 +76,7 @@ class Contestant:
             "naive": lambda W: naive(W, *lists),
             "hoisted": lambda W: hoisted(W, *lists),
         }
-        X, Y = tensor(np.ascontiguousarray(xs.T)), tensor(ys)  # (100, 10), (10, 100)
+        X, Y = (tensor(np.ascontiguousarray(vectors.T)) for vectors in (xs, ys))  # (100, 10)
         self.versions["matmul"] = lambda W: matmul(W, X, Y)
 
     def iterate(self, version: str, number: int = 1) -> list:

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad import ledger, patterns, tape
+import minigrad.advisor as advisor_module
+from minigrad import identity, ledger, patterns, tape, wastes
 from minigrad.rows import Rows
 
 pytestmark = pytest.mark.advisor
@@ -94,13 +95,26 @@ def test_of_a_product_it_counts_the_multiply_adds():
     assert (finding.count, finding.saved) == (5, 3) and "36 multiply-adds less" in finding.message
 
 
-def test_different_inputs_are_no_repetition_even_if_each_has_the_memory_of_the_one_before():
+def test_different_inputs_are_no_repetition():
     def program():
-        for i in range(20):
-            with mg.no_grad():
-                mg.exp(mg.tensor(array(SIZE, seed=i)))
+        for x in xs:
+            mg.exp(x)
 
-    assert not of(1, advice_on(program))
+    xs = [mg.tensor(array(SIZE, seed=i)) for i in range(9)]
+    assert nothing(advice_on(program))
+
+
+def test_an_operation_on_arrays_that_come_and_go_at_one_address_is_no_repetition():
+    def program():
+        with mg.no_grad():
+            for _ in range(20):
+                h = mg.exp(W)  # a new array, at an address that is free again
+                W.data = W.data + 1.0
+                mg.tanh(h)
+                del h
+
+    W = mg.param(array(SIZE))
+    assert nothing(advice_on(program))
 
 
 def test_a_parameter_that_was_updated_is_another_input():
@@ -108,9 +122,10 @@ def test_a_parameter_that_was_updated_is_another_input():
         for _ in range(5):
             with mg.no_grad():
                 mg.exp(W)
-            W.data = W.data * 0.5
+            optimiser.step()
 
     W = mg.param(array(SIZE))
+    W.grad, optimiser = W.data * 0.1, mg.optim.SGD([W], lr=0.1)
     assert nothing(advice_on(program))
 
 
@@ -274,6 +289,15 @@ def test_products_between_which_the_matrix_was_updated_are_steps_of_learning():
             W.data, W.grad = W.data - 0.1 * W.grad, None
 
     W, xs = mg.param(array(3, SIZE)), [mg.tensor(array(SIZE, seed=i)) for i in range(5)]
+    assert nothing(advice_on(program))
+
+
+def test_products_with_a_constant_between_two_walks_are_those_of_one_stretch():
+    def program():
+        for _ in range(9):
+            ((W * 2.0) @ c).backward()
+
+    W, c = mg.param(array(SIZE)), mg.tensor(array(SIZE))
     assert nothing(advice_on(program))
 
 
@@ -686,6 +710,107 @@ def test_it_is_loaded_when_first_asked_for_and_is_a_module_that_can_be_called():
     assert done.stdout.split() == ["False", "True", "True"]
     with pytest.raises(AttributeError, match="module 'minigrad' has no attribute 'poetry'"):
         mg.poetry  # noqa: B018
+
+
+# ---- sabotage -------------------------------------------------------------------------------------------------------
+
+
+def by_address(found):
+    """Knows an array by its address alone: of one that has died another may inherit it."""
+
+    def known(self, a):
+        array = a._data if isinstance(a, mg.Tensor) else a
+        return found.setdefault(id(array), identity.Known(id(array))) if hasattr(array, "shape") else None
+
+    return known
+
+
+def one_more(finding):
+    return lambda trick, where, message, count, saved: finding(trick, where, message, count + 1, saved)
+
+
+def without(place, right=identity.Identities.input):
+    """What tells an argument from others, one of the three left out: which array it is, its version, its content."""
+    return lambda self, a, known: tuple(part for i, part in enumerate(right(self, a, known)) if i != place)
+
+
+def all_in_a_row(group):
+    return lambda self, it, shared, other, level: group(self, it, shared, other, 0)
+
+
+MUTANTS = {  # what is put in the place of what, and the test that must not pass with it
+    "which array it is does not matter": (
+        (identity.Identities, "input", lambda self, a, known: ()),
+        lambda: test_different_inputs_are_no_repetition(),
+    ),
+    "an array is its address": (
+        (identity.Identities, "__getitem__", by_address({})),
+        lambda: test_an_operation_on_arrays_that_come_and_go_at_one_address_is_no_repetition(),
+    ),
+    "the version does not matter": (
+        (identity.Identities, "input", without(1)),
+        lambda: test_a_parameter_that_was_updated_is_another_input(),
+    ),
+    "the content does not matter": (
+        (identity.Identities, "input", without(2)),
+        lambda: test_a_constant_that_was_filled_anew_is_another_input(),
+    ),
+    "the options do not matter": (
+        (patterns, "content", lambda value: ()),
+        lambda: test_other_options_are_another_operation(),
+    ),
+    "what a walk has passed could be used again": (
+        (patterns.Result, "__setattr__", lambda self, name, value: None),
+        lambda: test_what_a_walk_has_passed_must_be_done_again(),
+    ),
+    "a view is an operation": ((patterns, "is_view", lambda it: False), lambda: test_a_view_computes_nothing()),
+    "a checkpoint's operations count twice": (
+        (advisor_module, "in_a_walk", lambda: False),
+        lambda: test_a_checkpoint_does_its_operations_again_on_purpose(),
+    ),
+    "one too many is counted": (
+        (patterns, "Finding", one_more(patterns.Finding)),
+        lambda: test_an_operation_on_the_same_inputs_is_counted_with_all_that_it_would_save.hypothesis.inner_test(3, 2),
+    ),
+    "no product needs another": (
+        (patterns.OneByOne, "group", all_in_a_row(patterns.OneByOne.group)),
+        lambda: test_in_a_chain_each_product_needs_the_one_before(),
+    ),
+    "walks are not seen, products": (
+        (advisor_module.Advice, "gradients", lambda self, node, gradients: None),
+        lambda: test_products_with_a_constant_between_two_walks_are_those_of_one_stretch(),
+    ),
+    "walks are not seen, copies": (
+        (advisor_module.Advice, "gradients", lambda self, node, gradients: None),
+        lambda: test_a_copy_for_each_batch_is_as_it_should_be(),
+    ),
+    "copies are not heard": (
+        (patterns.Moved, "hear", lambda self, kind, nbytes, device: None),
+        lambda: test_values_copied_in_inside_the_loop_are_counted_with_their_bytes.hypothesis.inner_test(3, 2),
+    ),
+    "graphs that were walked are in vain as well": (
+        (wastes.Graphs, "walked", lambda self, node, gradients, line: None),
+        lambda: test_losses_kept_with_their_graph_are_counted.hypothesis.inner_test(3),
+    ),
+    "any number is float64": (
+        (wastes, "is_parameter", lambda a: False),
+        lambda: test_a_parameter_of_float64_among_those_of_float32_is_named_and_alone_it_is_on_purpose(),
+    ),
+    "any matrix is one-hot": (
+        (wastes, "rows_picked", lambda a: 1),
+        lambda: test_a_product_with_what_is_not_one_hot_is_a_product(),
+    ),
+}
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_wrong_advisor_is_killed_by_the_test_that_is_named_for_what_it_breaks(name, monkeypatch):
+    (owner, attribute, wrong), test = MUTANTS[name]
+    test()
+    monkeypatch.setattr(owner, attribute, wrong)
+    with pytest.raises((AssertionError, ValueError)):
+        test()
 
 
 # ---- a whole script -------------------------------------------------------------------------------------------------
