@@ -532,7 +532,6 @@ def test_weights_that_grow_beyond_all_bounds_name_the_learning_rate(tmp_path, co
     assert said.startswith("the weights have grown beyond all bounds: try --lr smaller than 1e+30")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="this machine has CuPy")
 def test_device_gpu_without_cupy_says_what_to_install(corpus, refusal, no_cupy):
     said = refusal("--corpus", corpus, "--device", "gpu")
     assert said.startswith("--device gpu: ") and "pip install 'minigrad[cuda12]'" in said
