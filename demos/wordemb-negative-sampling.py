@@ -26,9 +26,9 @@ neighbours. It leaves behind, in out/wordemb-negative-sampling/:
     state.npz                   where the training stands
 
 Ctrl-C stops early and keeps what was learned; the same command with --resume goes on from there, and learns what the
-unbroken run would have learned, to the last bit (with several threads, nearly that: they have no order). A run of more
-epochs is another run, as the learning rate falls to nothing by the last of them. Takes about a minute, --quick under
-ten seconds.
+unbroken run would have learned, to the last bit (with several threads or on a GPU, nearly that: they add in no fixed
+order). A run of more epochs is another run, as the learning rate falls to nothing by the last of them. Takes about a
+minute, --quick under ten seconds.
 """
 
 # %% What we need

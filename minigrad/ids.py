@@ -53,6 +53,25 @@ def least_id(ids: Any, size: int) -> int:
     return _range_on_gpu(ids, size)[0] if backend.on_gpu(ids) else int(ids.min())
 
 
+def check_index(name: str, index: tuple, shape: tuple[int, ...]) -> None:
+    """IndexError if an array of integers in an index, on a GPU, names what its axis, of n places, has not: [−n, n)."""
+    takes = [0 if part is None else getattr(part, "ndim", 1) if _is_mask(part) else 1 for part in index]
+    axis = 0
+    for part, axes in zip(index, takes, strict=True):
+        if part is Ellipsis:
+            axes = len(shape) - sum(takes) + 1  # all that nobody else takes
+        elif backend.on_gpu(part) and part.dtype.kind in "iu" and part.size and axis < len(shape):
+            low, high = _range_on_gpu(part, shape[axis])
+            if low < -shape[axis] or high >= shape[axis]:
+                wrong = low if low < -shape[axis] else high
+                raise IndexError(f"{name}: index {wrong} is out of bounds for axis {axis} with size {shape[axis]}")
+        axis += axes
+
+
+def _is_mask(part: Any) -> bool:
+    return getattr(getattr(part, "dtype", None), "kind", "") == "b"
+
+
 def remember(array: Any, host: Any) -> None:
     """Notes the range of integers that go to a GPU, of which `host` is the original in main memory."""
     if host.dtype.kind in "iu" and host.size:

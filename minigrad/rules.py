@@ -15,7 +15,7 @@ from typing import Any
 from . import numerics
 from .arguments import signature, whole
 from .backend import asarray_like, device_of, np, on_gpu, to_device, xp_of
-from .ids import least_id, placed_ids
+from .ids import check_index, least_id, placed_ids
 from .ledger import tell
 from .numerics import axes_of, elementwise, reduced
 from .rows import Rows
@@ -263,7 +263,10 @@ def getitem(a: Any, index: Any) -> Any:
     integers count as arrays; a plain W[3] does not.
     """
     if isinstance(index, tuple):
-        return pick(a, index=tuple(as_index(a, i) if is_array(i) else i for i in index))
+        index = tuple(as_index(a, i) if is_array(i) else i for i in index)
+        if on_gpu(array_of(a)):
+            check_index("minigrad.getitem", index, a.shape)
+        return pick(a, index=index)
     index = np.asarray(index) if isinstance(index, list) and index else array_of(index)
     if getattr(index, "dtype", None) is None or index.dtype.kind not in "iu":
         index = as_index(a, index) if is_array(index) else index
@@ -301,7 +304,7 @@ def take_along_axis(a: Any, ids: Any, axis: int = -1) -> Any:
     xp, index = xp_of(ids), []
     for i, n in enumerate(shape):
         index.append(ids if i == axis else xp.arange(n).reshape([-1 if j == i else 1 for j in range(len(shape))]))
-    return getitem(a, tuple(index))
+    return pick(a, index=tuple(index))
 
 
 # ---- functions that take their arguments in another form ---------------------------------------------------------

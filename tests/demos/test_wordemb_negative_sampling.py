@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,13 @@ def learned(out, corpus, *flags):
     flags = ["--device", device, "--min-count", 1, "--subsample", 0, "--dim", 16, "--batch", 64, *flags]
     demo.main(list(map(str, ["--out", out, "--corpus", corpus, *flags])))
     return read_json(out), read_vectors(out)
+
+
+def same(one, other):
+    """Arrays by name: the same to the last bit; on a GPU, which adds in no fixed order, but for rounding."""
+    in_order = mg.get_device() == "cpu" or mg.backend.xp().__version__.endswith("strict")
+    equal = np.array_equal if in_order else partial(np.allclose, rtol=1e-3, atol=1e-4)
+    return list(one) == list(other) and all(equal(one[name], other[name]) for name in one)
 
 
 def read_json(out):
@@ -153,9 +161,9 @@ def test_the_same_seed_gives_the_same_vectors_and_another_seed_others(tmp_path, 
     seeds = {"one": 1, "again": 1, "other": 2}
     for name, seed in seeds.items():
         learned(tmp_path / name, corpus, "--how", how, "--epochs", 1, "--seed", seed)
-    one, again, other = ((tmp_path / name / "vectors.txt").read_bytes() for name in seeds)
-    assert one == again
-    assert one != other
+    one, again, other = (read_vectors(tmp_path / name) for name in seeds)
+    assert same(one, again)
+    assert not same(one, other)
 
 
 def test_another_process_and_a_ladder_before_it_change_no_bit(quick, tmp_path):
@@ -391,11 +399,8 @@ def test_an_interrupted_run_and_its_continuation_learn_what_an_unbroken_run_lear
     went_on, _ = learned(tmp_path / "parts", corpus, *flags, "--resume")
     assert went_on["training"]["words"] == 480 and went_on["training"]["resumed"] is True
     whole, parts = (mg.load(tmp_path / name / "state.npz") for name in ("whole", "parts"))
-    assert list(whole) == list(parts)
-    for name in whole:
-        assert np.array_equal(whole[name], parts[name]), f"{name} differs"
-    one, other = ((tmp_path / name / "vectors.txt").read_bytes() for name in ("whole", "parts"))
-    assert one == other
+    assert same(whole, parts)
+    assert same(*(read_vectors(tmp_path / name) for name in ("whole", "parts")))
 
 
 @pytest.mark.parametrize(
@@ -460,7 +465,7 @@ def test_a_run_that_dies_goes_on_from_the_state_that_was_saved_last(tmp_path, co
     assert mg.storage.read(tmp_path / "parts" / "state.npz")[1]["position"]["words"] > 0
     learned(tmp_path / "parts", corpus, *flags, "--resume")
     whole, parts = (mg.load(tmp_path / name / "state.npz") for name in ("whole", "parts"))
-    assert list(whole) == list(parts) and all(np.array_equal(whole[name], parts[name]) for name in whole)
+    assert same(whole, parts)
 
 
 def test_a_run_that_was_finished_has_nothing_more_to_learn(tmp_path, corpus):
@@ -468,7 +473,7 @@ def test_a_run_that_was_finished_has_nothing_more_to_learn(tmp_path, corpus):
     _, first = learned(tmp_path / "out", corpus, *flags)
     results, again = learned(tmp_path / "out", corpus, *flags, "--resume")
     assert results["training"]["words"] == 480
-    assert list(first) == list(again) and all(np.array_equal(first[word], again[word]) for word in first)
+    assert same(first, again)
 
 
 def test_there_is_no_ladder_before_a_run_that_goes_on(tmp_path, corpus):

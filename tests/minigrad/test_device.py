@@ -284,6 +284,26 @@ def test_ids_that_were_looked_at_once_are_not_again_nor_are_parts_of_them():
     assert strict.counts.waits == 0
 
 
+@pytest.mark.parametrize(
+    "index, axis",
+    [
+        (lambda bad: (bad, 0), 0),
+        (lambda bad: (0, bad), 1),
+        (lambda bad: (..., bad), 2),
+        (lambda bad: (None, slice(None), bad), 1),
+        (lambda bad: (np.array([True, False, True]), bad), 1),
+        (lambda bad: (np.array([1, 0]), bad), 1),
+    ],
+)
+def test_an_index_among_others_that_is_out_of_range_is_named_with_its_axis(index, axis):
+    x = mg.param(np.ones((3, 4, 5), "float32"))
+    n = x.shape[axis]
+    for wrong in (n, -n - 1):
+        with pytest.raises(IndexError, match=rf"index {wrong} is out of bounds for axis {axis} with size {n}"):
+            x[index(np.array([0, wrong]))]
+    assert x[index(np.array([0, -n]))].numpy().shape == x.numpy()[index(np.array([0, -n]))].shape
+
+
 def test_a_list_of_ids_as_an_index_costs_no_wait_and_a_mask_one_there_and_back():
     w = mg.param(np.ones((5, 2), "float32"))
     assert counted(lambda: w[[0, 4]]).waits == counted(lambda: w[np.array([0, -1])]).waits == 0
