@@ -174,6 +174,15 @@ def test_other_ids_are_another_look_up():
     assert not of(1, advice_on(program))
 
 
+def test_ids_that_come_and_go_at_one_address_are_other_ids():
+    def program():
+        for i in range(20):
+            mg.take(W, np.array([i, i + 1]))
+
+    W = mg.param(array(21, SIZE))
+    assert not of(1, advice_on(program))
+
+
 @pytest.mark.cpu
 @pytest.mark.parametrize("look_up", [mg.take, lambda W, i: W[i]], ids=["take", "by a number"])
 def test_a_row_looked_up_again_is_a_repetition(look_up):
