@@ -128,8 +128,9 @@ class Identities:
         """What tells an argument from all others, and from itself after a change."""
         if known is None:
             return type(a), content(a)
-        leaf = a._leaf if type(a) is Tensor else None
-        return known.number, 0 if leaf is None else leaf._version, content(_array(a)) if is_constant(a) else None
+        leaf, array = a._leaf if type(a) is Tensor else None, _array(a)
+        filled = content(array) if is_constant(a) and not on_gpu(array) else None
+        return known.number, 0 if leaf is None else leaf._version, filled
 
 
 def is_constant(a: Any) -> bool:
@@ -142,9 +143,10 @@ def is_parameter(a: Any) -> bool:
 
 
 def content(value: Any) -> Any:
-    """A constant, or options of an operation, as something to compare: arrays by what is in them."""
+    """A constant, or options of an operation, as something to compare: arrays by what is in them, but on a GPU nothing
+    is equal."""
     if hasattr(value, "tobytes"):
-        return id(value) if on_gpu(value) else (value.shape, hash(value.tobytes()))
+        return object() if on_gpu(value) else (value.shape, hash(value.tobytes()))
     return tuple(map(content, value)) if isinstance(value, tuple | list) else repr(value)
 
 

@@ -3,8 +3,8 @@
 A walk back divides a program into stretches: what lies in one is computed with one state of the parameters.
 
 (1) Done again: an operation on the same inputs (`identity.py` says what is the same). What a walk has passed is used up
-    and must be done again; a view computes nothing; a row looked up is for (2). The options of an operation that leaves
-    no node are not known: those that have any are left out.
+    and must be done again; a view computes nothing (but to look up a row is an operation, and is one on the way back).
+    The options of an operation that leaves no node are not known: those that have any are left out.
 (2) One by one: vectors of one stretch that are multiplied with the same array, rows that are looked up in the same
     table. In a chain h ← tanh(W h) each product needs the one before; of several chains those at one place count.
 (3) Moved again and again: copies of one stretch, if its operations took as many values from outside. So one copy for a
@@ -120,7 +120,7 @@ class Repeated(Part):
         self.done: dict[tuple, Result] = {}
 
     def see(self, it):
-        if is_view(it) or is_look_up(it) or (it.node is None and has_options(it.op)):
+        if (is_view(it) and not is_look_up(it)) or (it.node is None and has_options(it.op)):
             return
         key = (it.op, *it.inputs, content(list(it.node.params.items())) if it.node else ())
         t, earlier = self.tallies[it.line, it.op.name, str(it)], self.done.get(key)
@@ -139,7 +139,7 @@ class Repeated(Part):
     def findings(self, least):
         for (line, name, what), t in self.tallies.items():
             if t.spared >= least - 1:
-                unit = "multiply-adds" if name in PRODUCTS else "numbers to compute"
+                unit = "multiply-adds" if name in PRODUCTS else "numbers"
                 said = (
                     f"{what} ran {t.ran:,} times where {t.ran - t.spared:,} would do. Do it once, before the loop, and "
                 )

@@ -80,7 +80,7 @@ def test_an_operation_on_the_same_inputs_is_counted_with_all_that_it_would_save(
     finding = only(advice_on(again, W, xs, least=2), 1)
     assert (finding.count, finding.saved, finding.where) == (n, n - 1, here(again))
     assert f"exp(float32[{size}]) ran {n} times where 1 would do" in finding.message
-    assert f"{n - 1} operations and {(n - 1) * size} numbers to compute less" in finding.message
+    assert f"{n - 1} operations and {(n - 1) * size} numbers less" in finding.message
     assert nothing(advice_on(once, W, xs, least=2))
 
 
@@ -172,6 +172,27 @@ def test_other_ids_are_another_look_up():
 
     W = mg.param(np.zeros((4, SIZE), "float32"))
     assert not of(1, advice_on(program))
+
+
+def test_ids_that_come_and_go_at_one_address_are_other_ids():
+    def program():
+        for i in range(20):
+            mg.take(W, np.array([i, i + 1]))
+
+    W = mg.param(array(21, SIZE))
+    assert not of(1, advice_on(program))
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("look_up", [mg.take, lambda W, i: W[i]], ids=["take", "by a number"])
+def test_a_row_looked_up_again_is_a_repetition(look_up):
+    def program():
+        sum(look_up(W, i).sum() for i in [0, 1, 0, 2, 1, 0]).backward()
+
+    W = mg.param(array(4, SIZE))
+    (finding,) = of(1, advice_on(program))
+    assert (finding.count, finding.saved) == (6, 3)
+    assert f"3 operations and {3 * SIZE} numbers less" in finding.message
 
 
 def test_a_view_computes_nothing():
