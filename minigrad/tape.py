@@ -12,8 +12,8 @@ the others are free at once, and these as soon as the walk has used them.
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ContextDecorator
 from itertools import count
 from typing import Any
 
@@ -34,18 +34,27 @@ _special = 0  # in how many places, of all threads, something else holds: while 
 _lock = threading.Lock()
 
 
-@contextmanager
-def holding(**changes: Any) -> Iterator[None]:
-    """Inside, `state` of the current thread is changed."""
-    global _special
-    before = {name: getattr(state, name) for name in changes}
-    with _lock:
-        _special += 1
-    try:
-        vars(state).update(changes)
-        yield
-    finally:
-        vars(state).update(before)
+class holding(ContextDecorator):
+    """Inside, `state` of the current thread is changed. (A class, for each walk is inside one: generators are slower.)"""
+
+    __slots__ = ("before", "changes")
+
+    def __init__(self, **changes: Any):
+        self.changes = changes
+
+    def _recreate_cm(self) -> "holding":
+        return holding(**self.changes)  # as a decorator: for each call its own
+
+    def __enter__(self) -> None:
+        global _special
+        with _lock:
+            _special += 1
+        self.before = {name: getattr(state, name) for name in self.changes}
+        vars(state).update(self.changes)
+
+    def __exit__(self, *error: Any) -> None:
+        global _special
+        vars(state).update(self.before)
         with _lock:
             _special -= 1
 
@@ -222,7 +231,7 @@ def unary(op: Op, general: Callable) -> Callable:
     forward, keep_x, keep_y, keep_shape = op.forward, "x" in op.keep, "y" in op.keep, op.keep == "shape"
 
     def apply(a, *by_position, **params):
-        if type(a) is not Tensor or not a.requires_grad or _special or by_position:
+        if type(a) is not Tensor or _special or by_position:
             return general(a, *by_position, **params)
         x = a._data
         try:
@@ -232,6 +241,8 @@ def unary(op: Op, general: Callable) -> Callable:
         dtype = x.dtype
         if y.dtype is not dtype:
             return general(a, **params)
+        if not a.requires_grad:
+            return Tensor._of(y, None, (a,))
         versions = ((a._leaf, a._leaf._version),) if keep_x and a._leaf is not None else ()
         node = Node()
         node.number = _next()
