@@ -35,7 +35,7 @@ _lock = threading.Lock()
 
 
 class holding(ContextDecorator):
-    """Inside, `state` of the current thread is changed. (A class, for each walk is inside one: generators are slower.)"""
+    """Inside, `state` of the current thread is changed. (A class: each walk is inside one, and generators are slow.)"""
 
     __slots__ = ("before", "changes")
 
