@@ -53,7 +53,8 @@ class Finding:
     """What a line could do better.
 
     trick: a number of `TITLES`; where: the line, as `train.py:12, in step: y = W @ x`; count: how often it was done;
-    saved: of (1) to (3) how many operations or copies, of (4) to (6) how many bytes.
+    saved: of (1) to (3) how many operations or copies, of (4) to (6) how many bytes (of results that live on after
+    their walk, how many they are).
     """
 
     trick: int
@@ -90,9 +91,7 @@ class Tally:
     ran: int = 0
     spared: int = 0  # how many of them need not have been
     size: int = 0  # numbers or bytes
-    most: int = 0  # at once
-    now: int = 0
-    walks: int = -1  # how many walks there had been
+    most: int = 0  # at once, or in one stretch
     what: str = ""
 
 

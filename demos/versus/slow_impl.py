@@ -5,7 +5,7 @@
 L = Σ (W x) · y over ten x and ten y, W (100, 100), forward and back to W: with the values copied in inside the loop;
 the hundred products W x one by one (naive); each W x once, outside the inner loop (hoisted); and all at once, as
 Yᵀ W X. Both run the functions below to the letter, each with its own tensors. First both must find the same loss and
-the same gradient. Takes half a minute; needs `pip install 'minigrad[versus]'`.
+the same gradient. Takes twenty seconds; needs `pip install 'minigrad[versus]'`.
 
 Predict before running: for which of the four is the difference between the two libraries largest? What is it then that
 is being measured?
