@@ -97,8 +97,9 @@ def threefry_words(key0: int, key1: int, out: type_of_array) -> None:
 def cross_entropy(
     scores: type_of_array, targets: type_of_array, losses: type_of_array, gradients: type_of_array
 ) -> None:
-    """Twin of `numerics.cross_entropy`: scores (n, V), targets (n,) int64 -> losses (n,), softmax − 1[· = t] (n, V).
+    """Twin of `numerics.cross_entropy`: scores (n, V), targets (n,) -> losses (n,), softmax − 1[· = t] (n, V).
 
+    targets: int64 in [0, V), which was checked before.
     float32 or float64, contiguous. But for rounding it is what the array code computes, also of scores that are not
     finite, so nobody need look at them first. A NaN, a +∞, or nothing but −∞ makes a NaN of Σ e^(s − m), and by it of
     the whole row (it matters not that `max` passes over a NaN in CUDA). A −∞ beside a number has the probability 0, and

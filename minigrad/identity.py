@@ -7,8 +7,8 @@ has a number while it lives, and no other ever has that one. A weak reference te
 note in its `where`, which dies with it and says so. Nothing is kept alive by being known.
 
 Two arguments are the same input if they are the same array, and it has not changed: a parameter if its version is the
-same, which every update raises; a constant, which anybody may fill anew, if what is in it is (on a GPU nobody looks,
-for that would be a copy); the result of an operation never changes.
+same, which every update raises (a write into its array, W.data[0] = …, nobody sees); a constant, which anybody may fill
+anew, if what is in it is (on a GPU nobody looks, for that would be a copy); the result of an operation never changes.
 """
 
 import inspect

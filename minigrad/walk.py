@@ -78,9 +78,8 @@ def walk(root: Tensor, seed: Any, wanted: Sequence | None, retain_graph: bool, c
                     None if from_a is None else of_a(g, y, a, b),
                     None if from_b is None else of_b(g, y, a, b),
                 )
-            if parents is node.parents:
-                for watch in watchers:
-                    watch.gradients(node, gradients)
+            for watch in watchers:  # of a checkpoint: that the walk has come to it, and goes on through other nodes
+                watch.gradients(node, gradients if parents is node.parents else (None,) * len(node.parents))
             for parent, gradient in zip(parents, gradients):
                 if parent is None:
                     continue

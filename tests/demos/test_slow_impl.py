@@ -149,7 +149,7 @@ def test_under_the_advisor_as_a_whole_nothing_is_said_of_the_last_program(tmp_pa
 
 @pytest.mark.parametrize("flag, value", [("vectors", 0), ("size", -3), ("seconds", "nan")])
 def test_a_number_that_makes_no_sense_is_refused_with_its_flag(flag, value, tmp_path):
-    with pytest.raises(DemoError, match=rf"--{flag} must lie in 1 to 100,000, got {value}"):
+    with pytest.raises(DemoError, match=rf"--{flag} must be above 0 and at most 100,000, got {value}"):
         demo.main([f"--{flag}={value}", "--out", str(tmp_path)])
 
 

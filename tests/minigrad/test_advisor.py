@@ -203,6 +203,15 @@ def test_a_view_computes_nothing():
     assert nothing(advice_on(program))
 
 
+def test_a_checkpoint_from_which_the_walk_begins_was_walked():
+    W, X = mg.param(np.ones((3, 3), "float32")), mg.tensor(np.ones((3, 3), "float32"))
+    with mg.advisor() as advice:
+        for _ in range(8):
+            mg.memory.checkpoint(lambda w: mg.tanh(w @ X).sum())(W).backward()
+            W.data, W.grad = W.data * 0.9, None
+    assert advice.findings == []
+
+
 def test_a_checkpoint_does_its_operations_again_on_purpose():
     def program():
         h = W
