@@ -12,7 +12,7 @@ The model (Bengio, Ducharme, Vincent, Jauvin, "A Neural Probabilistic Language M
 a sentence, and its end, from the n words before it:
 
     x = [E_u, E_v]          the rows of an embedding table for these words, one behind the other: (n d,)       (1)
-    h = tanh(H x + b)       a hidden layer: (h,)                                                               (2)
+    h = tanh(H x + b)       a hidden layer: (m,)                                                               (2)
     L = −log P(w | u, v),   P = softmax(W h + c)    over all V words of the vocabulary                         (3)
 
 The loss of a sentence is the sum of (3) over its words. The command climbs a ladder; each rung is the one before it and
@@ -127,8 +127,8 @@ class LanguageModel:
     """(1) to (3). Whether the output layer asks of all words, or of some, is all that differs from rung to rung."""
 
     embedding: mg.Tensor  # E (V, d)
-    hidden: mg.nn.Linear  # H (h, n d), b (h,)
-    output: losses.FullSoftmax | losses.NegativeSampling  # W (V, h), c (V,)
+    hidden: mg.nn.Linear  # H (m, n d), b (m,)
+    output: losses.FullSoftmax | losses.NegativeSampling  # W (V, m), c (V,)
     optimiser: mg.optim.Optimizer = field(init=False)
     noise: Iterator | None = None
 

@@ -195,11 +195,12 @@ def gains_of_batches(cells: Sequence[Mapping], batch: int = B) -> list[float]:
     ]
 
 
-def verdict(hits: Sequence[bool], wanting: str = "no CUDA device") -> str:
+def verdict(hits: Sequence[bool], wanting: str = "no CUDA device", on: str = "") -> str:
     """Of a sentence that is true or not in each of some cells; of no cells, for want of something."""
     if not hits:
         return f"not shown here: {wanting}"
-    return "holds" if all(hits) else f"holds in {sum(hits)} of {len(hits)}" if any(hits) else "does not hold"
+    said = "holds" if all(hits) else f"holds in {sum(hits)} of {len(hits)}" if any(hits) else "does not hold"
+    return said + on
 
 
 def advice(cells: Sequence[Mapping], tricks: Mapping[str, Mapping], first: Mapping[str, float]) -> list[dict]:
@@ -230,12 +231,13 @@ def advice(cells: Sequence[Mapping], tricks: Mapping[str, Mapping], first: Mappi
             "until the first step is done, GPU over CPU",
             [first["gpu"] / first["cpu"]],
         )
+    on = "" if "gpu" in first else " on the CPU"  # where these three were seen
     batched, slower = gains_of_batches(cells), [written_out[way] / sampled[way] for way in sampled]
     rows = [
         ("use CPU for prototyping", *start),
         (
             "you can run many more experiments",
-            verdict([as_fast(gain) for gain in of_threads], "the CPU has one thread"),
+            verdict([as_fast(gain) for gain in of_threads], "the CPU has one thread", on),
             f"all threads over one, {cells_in_words(small)}",
             of_threads,
         ),
@@ -243,10 +245,10 @@ def advice(cells: Sequence[Mapping], tricks: Mapping[str, Mapping], first: Mappi
         ("CPU as fast or faster: complicated networks, B = 1", *of_gpu(as_fast, {"B": 1})),
         (f"big gains on GPU: very big networks, {cells_in_words(big)}", *of_gpu(lambda gain: gain >= BIG, big)),
         ("big gains on GPU: softmaxes with no approximation", *softmax),
-        ("do mini-batching", verdict([g >= BIG for g in batched]), f"examples/s, B = {B} over B = 1", batched),
+        ("do mini-batching", verdict([g >= BIG for g in batched], on=on), f"examples/s, B = {B} over B = 1", batched),
         (
             "optimise things properly",
-            verdict([not as_fast(t) for t in slower]),
+            verdict([not as_fast(t) for t in slower], on=on),
             "seconds, gradients of V rows over the looked up",
             slower,
         ),

@@ -4,9 +4,9 @@ On a GPU each function of array code is a launch of its own, and hands its resul
 a function does much with what it reads, as a matrix product, that is no matter. In two places it is:
 
 random words     A round of threefry, equation (2) of `rng.py`, is five functions: + << >> | ⊕. So twenty rounds are a
-                 hundred launches, each of which reads and writes arrays as long as the draw. But a block of two words
-                 depends on its number alone: here one thread holds it from the first round to the last, and memory is
-                 written once, in one launch.
+                 hundred launches, each of which reads and writes arrays half as long as the draw. But a block of two
+                 words depends on its number alone: here one thread holds it from the first round to the last, and
+                 memory is written once, in one launch.
 
 cross-entropy    In `numerics.cross_entropy` the maximum, s − m, e^(s − m), the sum and the quotient read n V numbers
                  five times and write them three times. Here each row has a block of threads for itself: it is read
@@ -49,6 +49,7 @@ extern "C" __global__ void threefry_words(long long key0, long long key1, unsign
 
 CROSS_ENTROPY = r"""
 // The greatest, or the sum, of one number from each thread of a block: halves are put together until one is left.
+// All threads must come to every barrier, so one without a column (V < 256) brings what changes nothing: s[0], or 0.
 __device__ real of_all(real mine, bool greatest) {
     __shared__ real parts[256];
     parts[threadIdx.x] = mine;
@@ -67,7 +68,7 @@ __device__ real of_all(real mine, bool greatest) {
 
 extern "C" __global__ void cross_entropy(const real* scores, const long long* targets, long long V,
                                          real* losses, real* gradients) {
-    const real* s = scores + blockIdx.x * V;
+    const real* s = scores + blockIdx.x * V;                             // V has 64 bits, and so the product
     real* g = gradients + blockIdx.x * V;
     long long t = targets[blockIdx.x];
     real m = s[0], total = 0;

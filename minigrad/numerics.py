@@ -87,7 +87,7 @@ LEAST = 512  # numbers for which the kernel pays: it does the work of a dozen sm
 
 
 def cross_entropy(logits, *, targets, reduction="none"):
-    """logsumexp(s) − s_t for each row s of `logits`, and for the rule softmax(s) − 1[· = t], made in the same pass."""
+    """logsumexp(s) − s_t for each row s of `logits`, and for the rule softmax(s) − 1[· = t], made along with it."""
     xp, rows = xp_of(logits), logits.reshape(-1, logits.shape[-1])  # (n, V)
     t = targets.reshape(-1)
     if not t.size and reduction == "mean":

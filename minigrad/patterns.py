@@ -8,8 +8,9 @@ A walk back divides a program into stretches: what lies in one is computed with 
 (2) One by one: vectors of one stretch that are multiplied with the same array, rows that are looked up in the same
     table. In a chain h ← tanh(W h) each product needs the one before; of several chains those at one place count.
 (3) Moved again and again: copies of one stretch, if its operations took as many values from outside. So one copy for a
-    batch is as it should be, and one for each of its words is not. A value is read early if the graph behind it is
-    still to be walked: the CPU waits for the value, and the walk for the CPU.
+    batch is as it should be, and one for each of its words is not. (An evaluation has no walks, and is one stretch: of
+    its copies, one for each batch, is spoken too; whether they could be one depends on the memory there is.) A value is
+    read early if the graph behind it is still to be walked: the CPU waits for the value, and the walk for the CPU.
 
 What is done on behalf of a walk, by a checkpoint say, does not count. (4) to (6) are in `wastes.py`.
 """

@@ -12,8 +12,8 @@ the others are free at once, and these as soon as the walk has used them.
 
 import inspect
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ContextDecorator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from typing import Any
 
@@ -34,27 +34,18 @@ _special = 0  # in how many places, of all threads, something else holds: while 
 _lock = threading.Lock()
 
 
-class holding(ContextDecorator):
-    """Inside, `state` of the current thread is changed. (A class: each walk is inside one, and generators are slow.)"""
-
-    __slots__ = ("before", "changes")
-
-    def __init__(self, **changes: Any):
-        self.changes = changes
-
-    def _recreate_cm(self) -> "holding":
-        return holding(**self.changes)  # as a decorator: for each call its own
-
-    def __enter__(self) -> None:
-        global _special
-        with _lock:
-            _special += 1
-        self.before = {name: getattr(state, name) for name in self.changes}
-        vars(state).update(self.changes)
-
-    def __exit__(self, *error: Any) -> None:
-        global _special
-        vars(state).update(self.before)
+@contextmanager
+def holding(**changes: Any) -> Iterator[None]:
+    """Inside, `state` of the current thread is changed."""
+    global _special
+    before = {name: getattr(state, name) for name in changes}
+    with _lock:
+        _special += 1
+    try:
+        vars(state).update(changes)
+        yield
+    finally:
+        vars(state).update(before)
         with _lock:
             _special -= 1
 

@@ -190,6 +190,15 @@ def test_a_gpu_that_is_as_the_slide_says_makes_every_sentence_hold():
     assert {row["verdict"] for row in rows.values()} == {"holds"}
 
 
+def test_without_a_gpu_what_was_seen_is_said_of_the_cpu_only():
+    ways = ("cpu_one_thread", "cpu_all_threads")
+    cells = cells_of(lambda way, V, d, B: float(B), ways=ways)
+    rows = verdicts_of(cells, tricks_of(lambda what, way: 2.0 if what == "exact" else 1.0, ways), {"cpu": 0.5})
+    said = {sentence: row["verdict"] for sentence, row in rows.items()}
+    assert said["do mini-batching"] == said["you can run many more experiments"] == "holds on the CPU"
+    assert all(word.endswith(" on the CPU") or word.startswith("not shown here") for word in said.values())
+
+
 def test_a_gpu_that_is_always_faster_makes_what_is_said_for_the_cpu_false():
     rows = verdicts_of(cells_of(lambda way, *_: 10.0 if way == "gpu" else 1.0), first={"cpu": 2.0, "gpu": 1.0})
     said = {sentence: row["verdict"] for sentence, row in rows.items()}
@@ -241,7 +250,7 @@ MUTANTS = {
     ),
     "good news of no GPU": (
         "verdict",
-        lambda hits, wanting="": "holds" if all(hits) else "does not hold",
+        lambda hits, wanting="", on="": "holds" if all(hits) else "does not hold",
         "without_a_gpu_nothing",
         ([1.0] * 36,),
     ),

@@ -299,7 +299,7 @@ def test_an_index_among_others_that_is_out_of_range_is_named_with_its_axis(index
     x = mg.param(np.ones((3, 4, 5), "float32"))
     n = x.shape[axis]
     for wrong in (n, -n - 1):
-        with pytest.raises(IndexError, match=rf"index {wrong} is out of bounds for axis {axis} with size {n}"):
+        with pytest.raises(IndexError, match=rf"^minigrad.getitem: index {wrong} is out of bounds for axis {axis} "):
             x[index(np.array([0, wrong]))]
     assert x[index(np.array([0, -n]))].numpy().shape == x.numpy()[index(np.array([0, -n]))].shape
 
@@ -315,10 +315,11 @@ def test_a_list_of_ids_as_an_index_costs_no_wait_and_a_mask_one_there_and_back()
 
 def test_a_part_of_ids_may_be_right_where_the_whole_is_not():
     table = mg.param(np.ones((3, 2), "float32"))
-    whole = backend.asarray(np.array([0, 2, 7]))
-    assert mg.take(table, whole[:2]).shape == (2, 2)
-    with pytest.raises(IndexError, match="got 7"):
-        mg.take(table, whole)
+    for wrong in (3, 7, -1):
+        whole = backend.asarray(np.array([0, 2, wrong]))
+        assert mg.take(table, whole[:2]).shape == (2, 2)
+        with pytest.raises(IndexError, match=f"got {wrong}"):
+            mg.take(table, whole)
 
 
 def test_what_is_known_of_ids_is_forgotten_with_them():
