@@ -323,15 +323,19 @@ def bring_under(cap: int, size: Size, seed: int, unlimited: bool) -> list[Run]:
         if run not in ran:
             rows.append([run.way.name, f"over {in_bytes(cap)}", None, False, None, None, None])
             continue
-        before = ran[max(ran.index(run) - 1, 0)]
+        i = ran.index(run)
         numbers = [in_bytes(run.peak), f"{run.peak / cap:.2f}", not run.error, f"{run.seconds:.2f} s"]
-        rows.append([run.way.name, *numbers, f"{run.seconds / ran[0].seconds:.2f}", difference(run, before)])
+        rows.append(
+            [run.way.name, *numbers, f"{run.seconds / ran[0].seconds:.2f}", difference(run, ran[i - 1]) if i else None]
+        )
     table(
         f"A step under {in_bytes(cap)}: {size.layers:,} layers of {size.width:,}, a batch of {size.batch:,}",
         ["way", "most in use", "of the cap", "fits", "time", "relative", "gradients: from those above"],
         rows,
     )
-    print("The last column: 0 where all gradients equal, to the last bit, those of the way above; else by how much.")
+    print(
+        "The last column: 0 where all gradients equal, to the last bit, those of the way above that ran; else by how much."
+    )
     if fitting := next((run for run in runs if not run.error), None):
         print(f"It fits with: {fitting.way.name.removeprefix('+ ')}.\n")
     return runs
