@@ -333,9 +333,7 @@ def bring_under(cap: int, size: Size, seed: int, unlimited: bool) -> list[Run]:
         ["way", "most in use", "of the cap", "fits", "time", "relative", "gradients: from those above"],
         rows,
     )
-    print(
-        "The last column: 0 where all gradients equal, to the last bit, those of the way above that ran; else by how much."
-    )
+    print("The last column: 0 where all gradients equal those of the way above, to the last bit; else by how much.")
     if fitting := next((run for run in runs if not run.error), None):
         print(f"It fits with: {fitting.way.name.removeprefix('+ ')}.\n")
     return runs
