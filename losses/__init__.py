@@ -1,8 +1,15 @@
 """The softmax over a large vocabulary, and every way round it: Part II of the lecture.
 
-Begin with `layer.py` (what all chapters share), then `softmax.py`, then a chapter: `sampled/negative.py`.
+Begin with `layer.py` (what all chapters share), then `softmax.py`, then `sampled/layer.py` and the chapters in the
+order of the slides: `importance.py`, `nce.py`, `negative.py`, `hard.py`; `ranking.py` and `in_batch.py` are what
+practice uses.
 """
 
 from . import samplers
+from .sampled.hard import HardNegatives
+from .sampled.importance import ImportanceSampling
+from .sampled.in_batch import InBatchSoftmax
+from .sampled.nce import NCE
 from .sampled.negative import NegativeSampling
+from .sampled.ranking import SampledSoftmax
 from .softmax import FullSoftmax

@@ -130,6 +130,10 @@ class OutputLayer:
         scores = self.scores(hidden)
         return scores - mg.logsumexp(scores, axis=1, keepdims=True)
 
+    def log_z(self, hidden: mg.Tensor) -> mg.Tensor:
+        """log Σ_w e^{s_w} of the raw scores, (B,): 0 where they are log-probabilities already."""
+        return mg.logsumexp(self.raw_scores(hidden), axis=1)
+
     def topk(self, hidden: mg.Tensor, k: int) -> tuple[type_of_array, type_of_array]:
         """The k most probable words of each context, best first: ids (B, k) and their scores (B, k)."""
         if whole(f"losses.{type(self).__name__}.topk: k", k) > self.vocab_size:

@@ -56,12 +56,10 @@ Cost per example, forward and backward, in multiply-adds:  softmax 3 V d;  negat
 from typing import Any
 
 import minigrad as mg
-from minigrad.arguments import whole
-from minigrad.backend import read, type_of_array, xp_of
-from minigrad.ids import note_range, placed_ids
+from minigrad.backend import xp_of
 
-from ..layer import OutputLayer, ScoreCost, of_scores
-from ..samplers import Sampler, Unigram
+from ..layer import of_scores
+from .layer import SampledLayer
 
 # ---- the naive way: the slide's formula, left to the engine ------------------------------------------------------
 
@@ -91,96 +89,28 @@ negative_sampling_loss = of_scores(negative_sampling)
 # ---- the fast way: a layer that gathers k + 1 rows an example, or shares them --------------------------------------
 
 
-class NegativeSampling(OutputLayer):
+class NegativeSampling(SampledLayer):
     """Negative sampling over `vocab_size` words for contexts of `dim` numbers.
 
-    k: noise words an example. shared: None to draw them for each example, or the number m of noise words that a whole
-    batch shares (7). power: q(w) ∝ count(w)^power, ¾ unless given; or `sampler`, any of `losses.samplers`.
-    counts, key, bias: see `OutputLayer`; word2vec has no bias.
+    k: noise words an example. shared: None to draw them for each example, or how many noise words a whole batch
+    shares (7), True for k. power: q(w) ∝ count(w)^power, ¾ unless given; or `sampler`, one of `losses.samplers` that
+    draws with replacement. counts, key, bias: see `OutputLayer`; word2vec has no bias.
     """
 
-    def __init__(
-        self,
-        vocab_size: int,
-        dim: int,
-        *,
-        counts: Any = None,
-        key: mg.Key,
-        k: int = 5,
-        shared: int | None = None,
-        power: float | None = None,
-        sampler: Sampler | None = None,
-        bias: bool = True,
-    ):
-        super().__init__(vocab_size, dim, counts=counts, key=key, bias=bias)
-        self.k = whole("losses.NegativeSampling: k", k)
-        self.shared = None if shared is None else whole("losses.NegativeSampling: shared", shared)
-        if sampler is not None and power is not None:
-            raise ValueError("losses.NegativeSampling: give power= or a sampler=, which has a distribution of its own")
-        self.sampler = Unigram(self.counts, 0.75 if power is None else power) if sampler is None else sampler
-        if self.sampler.vocab_size != vocab_size:
-            raise ValueError(
-                f"losses.NegativeSampling: the sampler must draw from the layer's {vocab_size} words, "
-                f"it draws from {self.sampler.vocab_size}"
-            )
-        self._some_are_never_drawn = not read((self.sampler.probs > 0).all())
+    default_power = 0.75
+    with_replacement_only = True
 
-    def draw(self, key: mg.Key, batch_size: int, steps: int | None = None) -> type_of_array:
-        """Noise for a batch, ids (B, k), or (m,) if shared; with `steps`, for so many batches at once: (steps, …)."""
-        if not isinstance(key, mg.Key):
-            raise TypeError(f"losses.NegativeSampling: key must be a minigrad.Key, got {type(key).__name__}")
-        shape = (batch_size, self.k) if self.shared is None else (self.shared,)
-        noise = self.sampler.sample(key, shape if steps is None else (steps, *shape))
-        note_range(noise if noise.base is None else noise.base, 0, self.vocab_size - 1)
-        return noise
+    def __init__(self, vocab_size: int, dim: int, *, k: int = 5, **options):
+        super().__init__(vocab_size, dim, k=k, **options)
 
-    def loss(self, hidden, targets, *, key=None, noise=None, reduction="mean"):
-        """(7) for hidden (B, d) and targets (B,): a scalar, or (B,) with reduction="none".
-
-        The noise is drawn with `key`, or handed in as `noise`, drawn before by `draw`: one of the two is needed. The
-        same key draws the same noise, and the layer would learn that sample: give each step its own, `key.fold(step)`.
-        """
-        hidden, targets = self._for_loss(hidden, targets)
-        if (key is None) == (noise is None):
-            raise ValueError("losses.NegativeSampling.loss: give key= to draw the noise with, or noise= drawn before")
-        noise = self.draw(key, len(targets)) if noise is None else self._checked_noise(noise, len(targets))
-        if self.shared is None:
-            xp = xp_of(noise)
-            scores = self._row_scores(hidden, xp.concatenate([targets[:, None], noise], axis=1))  # (B, 1 + k)
-            target_scores, noise_scores = scores[:, 0], scores[:, 1:]
-        else:
-            target_scores = self._row_scores(hidden, targets[:, None])[:, 0]  # (B,)
-            noise_scores = self._shared_scores(hidden, noise)  # (B, m)
-        return self._reduced(negative_sampling_loss(target_scores, noise_scores, k=self.k), reduction, hidden)
+    def _losses(self, target_scores, noise_scores, drawn):
+        return negative_sampling_loss(target_scores, noise_scores, k=self.k)  # (7)
 
     def scores(self, hidden):
         """s_w + log(k q(w)), (B, V): by (6) an estimate of log P(w | h). The s_w alone are `raw_scores`."""
         raw = self.raw_scores(hidden)
         xp = xp_of(raw.data)
         return raw + xp.log(self.k * xp.maximum(self.sampler.probs, 1e-300)).astype(raw.dtype)
-
-    def score_cost(self, batch_size=1):
-        noise = self.k if self.shared is None else self.shared / batch_size
-        return ScoreCost(1 + noise, self.vocab_size)
-
-    def _checked_targets(self, hidden, targets):
-        targets = super()._checked_targets(hidden, targets)
-        if self._some_are_never_drawn and not read((self.sampler.probs[targets] > 0).all()):
-            raise ValueError(
-                "losses.NegativeSampling: a target has q(w) = 0: it is never drawn as noise, and its score would grow "
-                "without end (5); give it a count of at least 1"
-            )
-        return targets
-
-    def _checked_noise(self, noise: Any, batch_size: int) -> type_of_array:
-        noise = noise.data if isinstance(noise, mg.Tensor) else noise
-        noise = placed_ids("losses.NegativeSampling.loss: noise", noise, self.vocab_size, self.weight.data)
-        shape = (batch_size, self.k) if self.shared is None else (self.shared,)
-        if noise.shape != shape:
-            raise ValueError(
-                f"losses.NegativeSampling.loss: noise must have shape {list(shape)}, got {list(noise.shape)}"
-            )
-        return noise
 
 
 # In PyTorch. The trap: by default nn.Embedding's gradient is dense, and every step writes all V rows, whatever k is.

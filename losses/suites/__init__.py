@@ -3,9 +3,20 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 
 class Property(Protocol):
     def __call__(self, function: Any, *example: Any) -> None: ...
+
+
+def close(found: Any, expected: Any, what: str, tolerance: float = 1e-9) -> None:
+    """AssertionError, which names `what`, unless both have one shape and are equal to `tolerance`, relative or not."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert found.shape == expected.shape, f"{what} has shape {found.shape}, expected {expected.shape}"
+    assert np.allclose(found, expected, rtol=tolerance, atol=tolerance), (
+        f"{what} is {found.tolist()}, expected {expected.tolist()}"
+    )
 
 
 @dataclass(frozen=True)

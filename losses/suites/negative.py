@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from . import Chapter, Lesson
+from . import Chapter, Lesson, close
 
 
 def scores(limit: float = 8.0, max_noise: int = 4, dtype: str = "float64"):
@@ -47,14 +47,6 @@ def distributions():
     return st.integers(2, 4).flatmap(lambda v: st.tuples(weights(v), weights(v), st.integers(1, 2)))
 
 
-def _close(found, expected, what, rtol=1e-9):
-    found, expected = np.asarray(found), np.asarray(expected)
-    assert found.shape == expected.shape, f"{what} has shape {found.shape}, expected {expected.shape}"
-    assert np.allclose(found, expected, rtol=rtol, atol=rtol), (
-        f"{what} is {found.tolist()}, expected {expected.tolist()}"
-    )
-
-
 def one_loss_an_example(f, target, noise):
     given = target.copy(), noise.copy()
     loss, g_target, g_noise = f(target, noise)
@@ -72,20 +64,20 @@ def loss_is_the_sum_of_minus_log_sigma(f, target, noise):
         return math.log1p(math.exp(-s))
 
     expected = [minus_log_sigma(s) + sum(minus_log_sigma(-n) for n in ns) for s, ns in zip(target, noise, strict=True)]
-    _close(f(target, noise)[0], expected, "the loss")
+    close(f(target, noise)[0], expected, "the loss")
 
 
 def loss_is_right_far_from_zero(f, target, noise):
     with np.errstate(all="ignore"):
         loss = f(target, noise)[0]
-    _close(loss, np.maximum(-target, 0) + np.maximum(noise, 0).sum(axis=1), "the loss", 1e-6)
+    close(loss, np.maximum(-target, 0) + np.maximum(noise, 0).sum(axis=1), "the loss", 1e-6)
 
 
 def gradient_is_right_far_from_zero(f, target, noise):
     with np.errstate(all="ignore"):
         _, g_target, g_noise = f(target, noise)
-    _close(g_target, np.where(target > 0, 0.0, -1.0), "G_target", 1e-6)
-    _close(g_noise, np.where(noise > 0, 1.0, 0.0), "G_noise", 1e-6)
+    close(g_target, np.where(target > 0, 0.0, -1.0), "G_target", 1e-6)
+    close(g_noise, np.where(noise > 0, 1.0, 0.0), "G_noise", 1e-6)
 
 
 def float32_stays_float32(f, target, noise):
@@ -94,22 +86,22 @@ def float32_stays_float32(f, target, noise):
 
 
 def gradient_is_sigma_minus_one_for_the_target(f, target, noise):
-    _close(f(target, noise)[1], [1 / (1 + math.exp(-s)) - 1 for s in target], "G_target")
+    close(f(target, noise)[1], [1 / (1 + math.exp(-s)) - 1 for s in target], "G_target")
 
 
 def gradient_is_sigma_for_noise(f, target, noise):
-    _close(f(target, noise)[2], [[1 / (1 + math.exp(-n)) for n in ns] for ns in noise], "G_noise")
+    close(f(target, noise)[2], [[1 / (1 + math.exp(-n)) for n in ns] for ns in noise], "G_noise")
 
 
 def gradient_is_the_derivative_of_the_loss(f, target, noise):
     h = 1e-6
     _, g_target, g_noise = f(target, noise)
     slope = (np.sum(f(target + h, noise)[0]) - np.sum(f(target - h, noise)[0])) / (2 * h)
-    _close(np.sum(g_target), slope, "Σ G_target", 1e-6)
+    close(np.sum(g_target), slope, "Σ G_target", 1e-6)
     for j in range(noise.shape[1]):
         step = h * (np.arange(noise.shape[1]) == j)
         slope = (np.sum(f(target, noise + step)[0]) - np.sum(f(target, noise - step)[0])) / (2 * h)
-        _close(np.sum(g_noise, axis=0)[j], slope, f"Σ G_noise[:, {j}]", 1e-6)
+        close(np.sum(g_noise, axis=0)[j], slope, f"Σ G_noise[:, {j}]", 1e-6)
 
 
 def optimum_is_log_p_minus_log_kq(f, p, q, k):
@@ -123,7 +115,7 @@ def optimum_is_log_p_minus_log_kq(f, p, q, k):
     mean = np.zeros(v)
     np.add.at(mean, target, chance * g_target)
     np.add.at(mean, noise, chance[:, None] * g_noise)
-    _close(mean, np.zeros(v), "the mean gradient at log P − log kq")
+    close(mean, np.zeros(v), "the mean gradient at log P − log kq")
 
 
 def shared_noise_counts_as_k(f, target, noise, k):
@@ -132,9 +124,9 @@ def shared_noise_counts_as_k(f, target, noise, k):
     of_target = [math.log1p(math.exp(-s)) for s in target]
     of_noise = [sum(math.log1p(math.exp(n)) for n in ns) for ns in noise]
     loss, g_target, g_noise = f(target, noise, k=k)
-    _close(loss, [t + share * n for t, n in zip(of_target, of_noise, strict=True)], f"the loss with k={k}", 1e-5)
-    _close(g_target, [1 / (1 + math.exp(-s)) - 1 for s in target], f"G_target with k={k}", 1e-5)
-    _close(g_noise, [[share / (1 + math.exp(-n)) for n in ns] for ns in noise], f"G_noise with k={k}", 1e-5)
+    close(loss, [t + share * n for t, n in zip(of_target, of_noise, strict=True)], f"the loss with k={k}", 1e-5)
+    close(g_target, [1 / (1 + math.exp(-s)) - 1 for s in target], f"G_target with k={k}", 1e-5)
+    close(g_noise, [[share / (1 + math.exp(-n)) for n in ns] for ns in noise], f"G_noise with k={k}", 1e-5)
     for what, found in (("the loss", loss), ("G_target", g_target), ("G_noise", g_noise)):
         assert found.dtype == "float32", f"{what} with k={k} is {found.dtype} for float32 scores"
 

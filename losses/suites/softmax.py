@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from . import Chapter, Lesson
+from . import Chapter, Lesson, close
 
 
 def batches(limit: float = 8.0, dtype: str = "float64"):
@@ -37,14 +37,6 @@ def _softmax(row):
     return [e / sum(exponentials) for e in exponentials]
 
 
-def _close(found, expected, what, tolerance=1e-9):
-    found, expected = np.asarray(found), np.asarray(expected)
-    assert found.shape == expected.shape, f"{what} has shape {found.shape}, expected {expected.shape}"
-    assert np.allclose(found, expected, rtol=tolerance, atol=tolerance), (
-        f"{what} is {found.tolist()}, expected {expected.tolist()}"
-    )
-
-
 def one_loss_an_example(f, scores, targets):
     given = scores.copy(), targets.copy()
     loss, g = f(scores, targets)
@@ -55,13 +47,13 @@ def one_loss_an_example(f, scores, targets):
 
 def loss_is_minus_log_p(f, scores, targets):
     expected = [-math.log(_softmax(row)[t]) for row, t in zip(scores.tolist(), targets, strict=True)]
-    _close(f(scores, targets)[0], expected, "the loss")
+    close(f(scores, targets)[0], expected, "the loss")
 
 
 def a_constant_added_to_all_scores_cancels(f, scores, targets):
     (loss, g), (loss_there, g_there) = f(scores, targets), f(scores + 64.0, targets)
-    _close(loss_there, loss, "the loss with 64 added to every score")
-    _close(g_there, g, "G with 64 added to every score")
+    close(loss_there, loss, "the loss with 64 added to every score")
+    close(g_there, g, "G with 64 added to every score")
 
 
 def all_is_right_far_from_zero(f, scores, targets):
@@ -70,9 +62,9 @@ def all_is_right_far_from_zero(f, scores, targets):
     p = np.array([_softmax(row) for row in scores.tolist()])
     top, equals = scores.max(axis=1), (scores == scores.max(axis=1, keepdims=True)).sum(axis=1)
     rows = np.arange(len(targets))
-    _close(loss, top - scores[rows, targets] + np.log(equals), "the loss", 1e-6)
+    close(loss, top - scores[rows, targets] + np.log(equals), "the loss", 1e-6)
     p[rows, targets] -= 1.0
-    _close(g, p, "G", 1e-6)
+    close(g, p, "G", 1e-6)
 
 
 def float32_stays_float32(f, scores, targets):
@@ -83,11 +75,11 @@ def float32_stays_float32(f, scores, targets):
 def gradient_is_p_minus_one_at_the_target(f, scores, targets):
     expected = np.array([_softmax(row) for row in scores.tolist()])
     expected[np.arange(len(targets)), targets] -= 1.0
-    _close(f(scores, targets)[1], expected, "G")
+    close(f(scores, targets)[1], expected, "G")
 
 
 def gradient_sums_to_zero(f, scores, targets):
-    _close(np.sum(f(scores, targets)[1], axis=1), np.zeros(len(targets)), "Σ G of each example")
+    close(np.sum(f(scores, targets)[1], axis=1), np.zeros(len(targets)), "Σ G of each example")
 
 
 def gradient_is_the_derivative_of_the_loss(f, scores, targets):
@@ -95,7 +87,7 @@ def gradient_is_the_derivative_of_the_loss(f, scores, targets):
     for w in range(scores.shape[1]):
         step = h * (np.arange(scores.shape[1]) == w)
         slope = (f(scores + step, targets)[0] - f(scores - step, targets)[0]) / (2 * h)
-        _close(g[:, w], slope, f"G[:, {w}]", 1e-6)
+        close(g[:, w], slope, f"G[:, {w}]", 1e-6)
 
 
 CHAPTER = Chapter(
