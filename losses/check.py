@@ -21,9 +21,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .suites import Chapter, Lesson, negative, softmax
+from .suites import Chapter, Lesson, hard, importance, in_batch, nce, negative, ranking, softmax
 
-CHAPTERS = {chapter.name: chapter for chapter in (softmax.CHAPTER, negative.CHAPTER)}
+CHAPTERS = {page.CHAPTER.name: page.CHAPTER for page in (softmax, importance, ranking, nce, negative, in_batch, hard)}
 
 
 class CannotCheck(Exception):
