@@ -33,21 +33,21 @@ What it learns.
          k q P (e^c − 1) / (e^c P + k q), not zero. So the model must be able to have Z(h) = 1 in every context. Gutmann
          and Hyvärinen learn what is missing, Δ = s − c_h − log(k q), which is zero again at c_h = c; but language has
          too many contexts. The slide: "P = P̃ / e^{c_h} (set c_h = 0)". (Mnih and Teh write P̃ e^{c_h}, the other sign
-         and the same 0.) Scores that can't have Z(h) = 1 everywhere come near: `log_z(hidden)` says how near.
+         and the same 0.) Trained so, scores that can't have it everywhere come near: `log_z(hidden)` says how near.
     (8)  Bias. Scores near 0 claim Z = V; a bias of −log V makes it 1. With q = 1/V every answer is then 1 / (k + 1), as
          it should be for want of knowledge. With the bias at 0, V = 10,000 and k = 25, the loss begins at 150, not 4.2,
-         and a word that is seldom drawn takes long to come down: a step moves a score by (4) by at most the learning
-         rate. Without any bias there is no hope for contexts h and −h: Z(h) Z(−h) ≥ V².
+         and a word that is seldom drawn is long in coming down: by (4) each draw lowers its bias by at most the
+         learning rate. Without a bias contexts h and −h can't both have Z = 1, for then Z(h) Z(−h) ≥ V².
 
 As k grows.
-    (9)  The factor k q / (P̃ + k q) in (5) goes to 1, so the gradient to P̃ − P: that of the softmax, if Z(h) = 1. What is
+    (9)  The factor k q / (P̃ + k q) in (5) goes to 1, so the gradient to P̃ − P: the softmax's, if Z(h) = 1. What is
          missing falls as 1/k.
 
 The noise.
-    (10) E L looks at the noise only through how often each word is to be expected: π_w = k q(w), if drawn independently.
-         With the exact π_w in place of k q(w), (5) holds for any way to draw, without replacement too. But how often
-         to expect a word in such a draw our samplers, and TensorFlow's `nce_loss`, say from what they saw of it: (5)
-         is then only nearly zero. So the layer takes samplers that draw with replacement.
+    (10) To E L the noise is only how often each word is to be expected in it: π_w = k q(w), if drawn independently.
+         With the exact π_w for k q(w), (5) holds for any way to draw, without replacement too. But what to expect of
+         such a draw our samplers, and TensorFlow's `nce_loss`, tell from what they saw of it, and then log P is
+         not quite the optimum. So the layer takes samplers that draw with replacement.
     (11) One set of m noise words may serve the whole batch, with the weight k/m each: step (7) of `negative.py`. k, not
          m, stands in log(k q).
 

@@ -16,8 +16,7 @@ def where_tensors_are_made(function):
         return mg.backend.asarray(option) if isinstance(option, np.ndarray) else option
 
     return lambda *arrays, **options: [
-        mg.to_cpu(a)
-        for a in function(*map(there, arrays), **{name: there(option) for name, option in options.items()})
+        mg.to_cpu(a) for a in function(*map(there, arrays), **{name: there(option) for name, option in options.items()})
     ]
 
 

@@ -17,13 +17,17 @@ from losses.sampled.negative import (
     negative_sampling_loss,
     negative_sampling_naive,
 )
-from losses.samplers import Uniform, Unigram
+from losses.samplers import Uniform
 from losses.suites.negative import CHAPTER, distributions, scores
 from minigrad.check import vocab_batches
 
 from .properties import expected_loss, gradients, layer_with_scores, where_tensors_are_made
 
 pytestmark = pytest.mark.negative
+
+
+P = np.array([0.5, 0.25, 0.15, 0.1])
+Q = np.array([0.1, 0.2, 0.3, 0.4])
 
 
 def name(lesson):
@@ -45,6 +49,34 @@ def test_step_1_noise_that_happens_to_be_the_target_stays(shared):
     noise = np.array([1, 3] if shared else [[1, 3]])
     loss = layer.loss(np.zeros((1, 2), "float32"), [1], noise=noise).item()
     assert math.isclose(loss, math.log(1 + math.exp(-2)) + math.log(1 + math.exp(2)) + math.log(2), rel_tol=1e-6)
+
+
+@given(distributions())
+def test_step_1_where_hits_are_skipped_a_word_is_noise_less_often_by_its_own_probability(example):
+    """As in word2vec and gensim. Every target and every draw, counted by their probability."""
+    p, q, k = example
+    counted = np.zeros(len(p))
+    for target, *noise in itertools.product(range(len(p)), repeat=1 + k):
+        left = [w for w in noise if w != target]
+        np.add.at(counted, left, p[target] * q[noise].prod())
+    assert np.allclose(counted, k * q * (1 - p), rtol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_step_1_and_scores_become_the_log_odds_of_p_less_log_kq(k):
+    outcomes = np.array(list(itertools.product(range(4), repeat=1 + k)))
+    target, noise = outcomes[:, 0], outcomes[:, 1:]
+    chance = P[target] * Q[noise].prod(axis=1)
+    kept = noise != target[:, None]
+
+    def mean_gradient(s):
+        _, g_target, g_noise = where_tensors_are_made(negative_sampling)(s[target], s[noise])
+        mean = np.bincount(target, chance * g_target)
+        np.add.at(mean, noise, chance[:, None] * kept * g_noise)
+        return mean
+
+    assert abs(mean_gradient(np.log(P / (1 - P)) - np.log(k * Q))).max() < 1e-14
+    assert abs(mean_gradient(np.log(P) - np.log(k * Q))).max() > 0.01
 
 
 @given(scores())
@@ -111,10 +143,6 @@ def test_a_step_changes_the_rows_of_target_and_noise_and_no_bit_of_the_others(op
 
 
 # ---- (4) to (6): what it learns, with every target and every noise enumerated, through the layer --------------------
-
-
-P = np.array([0.5, 0.25, 0.15, 0.1])
-Q = np.array([0.1, 0.2, 0.3, 0.4])
 
 
 def σ(s):
@@ -199,15 +227,14 @@ def test_step_6_with_uniform_noise_and_any_k_normalising_the_raw_scores_is_enoug
     assert np.allclose((raw - mg.logsumexp(raw, axis=1, keepdims=True)).numpy(), np.log(P), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("power", [1, 0.75])
+@pytest.mark.parametrize("power", [1, 0.75, 0.5])
 def test_step_6_scores_are_pointwise_mutual_information_and_what_the_power_leaves_less_log_k(power):
     """Four words in three contexts, each context a direction of its own, so that every score is free."""
     joint = np.array([[4, 1, 2, 1], [1, 3, 1, 1], [2, 2, 1, 5]]) / 24  # P(h, w)
     p_h, p_w, k = joint.sum(axis=1), joint.sum(axis=0), 2
     pmi = np.log(joint / (p_h[:, None] * p_w))
-    left = (1 - power) * np.log(p_w) + np.log(
-        (p_w**power).sum()
-    )  # nothing for power 1, ¼ log P(w) and a constant for ¾
+    # nothing for power 1; for ¾, and for fastText's ½, ¼ log P(w) or ½ log P(w), and a constant
+    left = (1 - power) * np.log(p_w) + np.log((p_w**power).sum())
     layer = NegativeSampling(4, 3, key=mg.Key(0), k=k, counts=24 * p_w, power=power, bias=False)
     layer.weight = mg.param((pmi + left - math.log(k)).T)
     for h, chance, row in zip(np.eye(3), p_h, joint):
