@@ -26,7 +26,7 @@ The loss.
 
 What it learns.
     (5)  On average ∂L/∂s_w is  P (σ(Δ_w) − 1) + k q σ(Δ_w) = k q / (P̃ + k q) · (P̃ − P),  for σ(Δ) = P̃ / (P̃ + k q).
-         With q > 0 it is zero only where P̃ = P:  s_w = log P(w | h), for any noise and any k.
+         With q > 0 it is zero only where P̃ = P:  s_w = log P(w | h), for any noise and any k, if scores are free.
     (6)  Without log k in Δ all scores become log P − log k: Z = 1/k, and harmless once they are normalised. With log k,
          but with the noise's mean for its sum, they become log P + log k. Without log q they are negative sampling's.
     (7)  The softmax doesn't see a number c added to all scores of a context. NCE does: at s_w = log P + c (5) is
@@ -115,8 +115,8 @@ class NCE(SampledLayer):
         return nce_loss(target_scores, noise_scores, log_kq_target=target, log_kq_noise=noise, k=self.k)
 
 
-# In PyTorch. The traps: log k, without which log Z is −log k (6); and binary_cross_entropy's default, the mean over all
-# B (k + 1) answers, a (k + 1)-th of (3). `log_q` (V,) is the logarithm of q. A zero bias, nobody warns of either (8).
+# In PyTorch, with `log_q` (V,), the logarithm of q. The traps: log k, without which log Z becomes −log k (6); and the
+# default of binary_cross_entropy, the mean over all B (k + 1) answers, which is a (k + 1)-th of (3).
 IN_PYTORCH = """
 import math
 import torch
