@@ -212,15 +212,6 @@ CHAPTER = Chapter(
             one_loss_an_example,
         ),
         Lesson(
-            "text and noise change places",
-            "(2)",
-            """All that counts is Δ = s − log(k q), the log-odds of text against noise. With one noise word to one
-            of the text the question is the same from both sides: who takes the scores for the noise's logarithms, and
-            the other way round, calls noise text. If that changes the loss, Δ is not a difference.""",
-            words,
-            text_and_noise_change_places,
-        ),
-        Lesson(
             "the loss is that of telling text from noise",
             "(3)",
             """The model answers P̃ / (P̃ + k q) = σ(s − log(k q)): log(k q) is subtracted, from the target's score and
@@ -273,6 +264,15 @@ CHAPTER = Chapter(
             """The loss and G must be of the same function: what is scaled or left out in one is so in the other.""",
             words,
             gradient_is_the_derivative_of_the_loss,
+        ),
+        Lesson(
+            "text and noise change places",
+            "(2)",
+            """All that counts is Δ = s − log(k q), the log-odds of text against noise. With one noise word to one
+            of the text the question is the same from both sides: who takes the scores for the noise's logarithms, and
+            the other way round, calls noise text. If that changes the loss, Δ is not a difference.""",
+            words,
+            text_and_noise_change_places,
         ),
         Lesson(
             "the mean gradient is k q / (P̃ + k q) · (P̃ − P)",
