@@ -57,7 +57,7 @@ import minigrad as mg
 from minigrad import backend
 from minigrad.arguments import whole
 from minigrad.backend import read, type_of_array, xp_of
-from minigrad.ids import placed_ids
+from minigrad.ids import note_range, placed_ids
 from minigrad.optim import misfits
 from minigrad.rules import array_of
 
@@ -77,9 +77,11 @@ def in_batch_softmax_naive(scores: Any, *, log_q: Any) -> Any:
 
 
 def _diagonal(scores: Any) -> type_of_array:
-    """Row i's right one is in column i."""
+    """Row i's right one is in column i: (B,)."""
     array = array_of(scores)
-    return xp_of(array).arange(len(array))  # (B,)
+    columns = xp_of(array).arange(len(array))
+    note_range(columns, 0, len(array) - 1)  # or a GPU would be asked
+    return columns
 
 
 # ---- the derived way: a pure function of scores -------------------------------------------------------------------

@@ -54,9 +54,10 @@ Hits: noise words that are the target.
 Towards the softmax.
     (8)  Σ_j e^{a_{n_j}} = (1/k) Σ_j e^{s_{n_j}} / q(n_j) goes to Z = Σ_w e^{s_w} as k grows, and e^{a_t} to zero. So
          L − log(k q(t)) goes to log Z − s_t, the exact loss, and the gradient, added up for each word, to p_w −
-         1[w = t]. With r_w = p_w / q(w) and ρ = Σ_v p_v r_v, the mean of the latter, given t, is off by
-            (p_w (ρ − r_w − r_t) + 1[w = t] r_t) / k,   and its variance is   Σ_v p_v r_v (1[v = w] − p_w)² / k,
-         both but for terms in 1/k². On average over t ~ p the first is zero, which is (5) again.
+         1[w = t]. With r_w = p_w / q(w) and ρ = Σ_v p_v r_v the mean loss, given t, is off by (r_t − (ρ − 1) / 2) / k,
+         and the mean gradient by
+            (p_w (ρ − r_w − r_t) + 1[w = t] r_t) / k;   its variance is   Σ_v p_v r_v (1[v = w] − p_w)² / k,
+         all but for terms in 1/k². On average over t ~ p the gradient is off by nothing, which is (5) again.
 
 (Jean, Cho, Memisevic, Bengio, ACL 2015, often named for this loss, cut the training text into parts and normalise over
 the words that are targets in a part: one q for all of those, which cancels.)
