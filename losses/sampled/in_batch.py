@@ -28,7 +28,8 @@ What it learns.
          be what one wants). With the wrong sign, α = −1, it is divided out twice (TensorFlow Recommenders 0.4.0 had
          that sign; its issue 219). How far that is from P,
             KL(P ‖ softmax(s*)) = log Σ_w P q^{α−1} − (α − 1) Σ_w P log q,
-         is a convex function of α, and 0 at α = 1. So the wrong sign is worse than no correction, whatever P and q are.
+         is a convex function of α, and 0 at α = 1. So the wrong sign is at least twice as far off as no correction,
+         whatever P and q are (and if q is uniform, all three are right).
     (6)  If another example has the same right word, t_j = t_i, libraries like to leave column j out of row i, lest the
          right word be called wrong. By (6) of `ranking.py` it must stay: it is a draw like any other, and its gradient
          is part of (4). Without it log P is not quite the optimum (from B = 3 on).
@@ -37,7 +38,7 @@ What it learns.
 Where nobody has counted: q from the stream of targets itself, after Yi et al.'s Algorithm 2.
     (8)  Between an occurrence of w and the next, 1/q(w) targets go by on average. So let two numbers for each word,
          from 0, follow at every occurrence the gap and 1:   m ← m + α (gap − m),   u ← u + α (1 − u).  Then u / m is an
-         estimate of q(w): E[m / u] = 1/q(w) after any number n of occurrences, for u is what the weights of the gaps
+         estimate of q(w): at the n-th occurrence, for every n, E[m / u] = 1/q(w), for u is what the weights of the gaps
          add up to (as in Adam, `optim.py` (4)). And as a gap has the variance (1 − q) / q²,
             Var[m / u] · q² = (1 − q) α / (2 − α) · (1 + (1 − α)ⁿ) / (1 − (1 − α)ⁿ).
          With small α it begins as (1 − q) / n, and it ends at (1 − q) α / (2 − α): for α = 0.01 a rare word's estimate

@@ -44,9 +44,9 @@ Hits: noise words that are the target.
             P(t, C) = P(t) Π_{w∈C, w≠t} π_w Π_{w∉C} (1 − π_w),   and so   P(t | C) ∝ P(t) / π_t  for t in C:
          a softmax of s_w − log π_w over C, in which t stands once. Here hits must be left out, and again a_w = s_w −
          log(how often to expect w). With π_w = 1 for every word it is the exact softmax.
-         TensorFlow's sampled_softmax_loss argues so. Its default, `remove_accidental_hits=True`, leaves hits out; from
-         draws with replacement that has the bias of (6). Its default sampler (ours: `samplers.Unique`) draws until it
-         has k distinct words, and takes for π_w 1 − (1 − q(w))^tries, with the number of tries it happened to need:
+         TensorFlow derives its sampled_softmax_loss so, and by default (`remove_accidental_hits`) it leaves hits out;
+         from draws with replacement that has the bias of (6). Its default sampler (ours: `samplers.Unique`) draws until
+         it has k distinct words, and takes for π_w 1 − (1 − q(w))^tries, with the number of tries it happened to need:
          an approximation. `samplers.GumbelTopK` knows better (Σ_j f(n_j) / π(n_j) has the mean Σ_w f(w), exactly). But
          of k distinct words each keeps another out: they aren't independent, and with neither is log P quite the
          optimum. This page's layer leaves hits out by default where the sampler draws distinct words, and only there.
