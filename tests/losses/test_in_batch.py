@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import strict
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
@@ -28,6 +28,7 @@ from .properties import where_tensors_are_made
 
 pytestmark = pytest.mark.in_batch
 
+fewer = settings(max_examples=max(5, settings().max_examples // 4))  # where an example takes its time
 there = where_tensors_are_made(in_batch_softmax)
 P, Q = np.array([0.5, 0.3, 0.2]), np.array([0.1, 0.3, 0.6])
 
@@ -61,6 +62,7 @@ def test_step_2_the_loss_at_1000_is_1000_and_naively_no_number(dtype):
         assert not np.isfinite(in_batch_softmax_naive(mg.tensor(scores), log_q=0.0).numpy()).any()
 
 
+@fewer
 @given(batches_with_repeats(), st.booleans())
 def test_step_3_gradients_are_right_to_second_order(example, with_repeats):
     scores, log_q, repeats = example
@@ -73,6 +75,7 @@ def test_step_3_each_row_adds_up_to_zero(example):
     assert np.allclose(there(example[0], log_q=example[1])[1].sum(axis=1), 0.0, rtol=0, atol=1e-12)
 
 
+@fewer
 @given(vocab_batches(), st.booleans(), st.booleans())
 def test_step_3_the_gradient_of_the_layer_is_that_of_the_composed_loss(batch, correct, mask_repeats):
     weight, bias, hidden, targets = batch
@@ -223,6 +226,7 @@ def test_step_6_a_repeat_stays_unless_the_layer_is_told_to_leave_it_out(mask_rep
 # ---- (7), and the layer -------------------------------------------------------------------------------------------
 
 
+@fewer
 @given(vocab_batches(), st.integers(0, 99))
 def test_step_7_with_each_word_once_and_uniform_q_it_is_the_exact_softmax(batch, seed):
     weight, bias = batch[:2]
@@ -432,6 +436,16 @@ def test_a_stream_is_saved_and_goes_on_where_it_was(tmp_path):
     assert mg.to_cpu(again.log_prob(range(4))).tolist() == mg.to_cpu(stream.log_prob(range(4))).tolist()
 
 
+def test_what_was_saved_is_a_copy_and_so_is_what_is_loaded():
+    stream, again = streamed([0, 1, 1, 3, 2, 0]), StreamingUnigram(4)
+    state = stream.state_dict()
+    before = {name: array.tolist() for name, array in state.items()}
+    again.load_state_dict(state)
+    for one in (stream, again):
+        one.update([3, 3, 1])
+    assert {name: array.tolist() for name, array in state.items()} == before
+
+
 def test_what_does_not_fit_is_not_loaded():
     stream, other = streamed([0, 1]), streamed([0, 1, 4], vocab_size=5)
     with pytest.raises(ValueError, match=r"StreamingUnigram\.load_state_dict: last must have shape \[4\], got \[5\]"):
@@ -487,6 +501,7 @@ def torchs_lines(weight, hidden, targets, log_q, change=lambda lines: lines):
 
 
 @pytest.mark.oracle
+@fewer
 @given(vocab_batches(dtype="float32"))
 def test_in_pytorch_those_very_lines_have_the_same_loss_and_gradients(batch):
     weight, _, hidden, targets = batch

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import strict
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
@@ -23,6 +23,7 @@ from .properties import expected_loss, gradients, layer_with_scores, where_tenso
 
 pytestmark = pytest.mark.ranking
 
+fewer = settings(max_examples=max(5, settings().max_examples // 4))  # where an example takes its time
 there = where_tensors_are_made(sampled_softmax)
 P, Q = np.array([0.5, 0.25, 0.15, 0.1]), np.array([0.1, 0.2, 0.3, 0.4])
 
@@ -108,6 +109,7 @@ def test_step_3_the_loss_at_minus_1000_is_1000_and_naively_no_number(dtype):
         assert not np.isfinite(sampled_softmax_naive(mg.tensor(target), mg.tensor(noise), **zeros).numpy()).any()
 
 
+@fewer
 @given(examples_with_hits(), st.booleans())
 def test_step_4_gradients_are_right_to_second_order(example, with_hits):
     target, noise, *counts, hits = example
@@ -140,6 +142,7 @@ def test_step_4_the_parts_of_a_word_that_occurs_twice_add_up(shared):
     assert np.allclose(found, [0.0, 2 * share - 1, 1 - 2 * share, 0.0], rtol=0, atol=1e-12)
 
 
+@fewer
 @given(vocab_batches(), st.integers(1, 4), st.sampled_from([None, 3]), st.booleans(), st.integers(0, 99))
 def test_step_4_the_gradient_of_the_layer_is_that_of_the_composed_loss(batch, k, shared, mask_hits, seed):
     weight, bias, hidden, targets = batch
@@ -172,6 +175,7 @@ def test_step_5_the_optimum_is_log_p_plus_any_constant_for_every_k(k, c):
     assert abs(by_weight).max() < 1e-12 and abs(by_bias).max() < 1e-12
 
 
+@fewer
 @given(distributions(), st.integers(0, 999))
 def test_step_5_it_is_a_minimum(example, seed):
     p, q, k = example
@@ -187,6 +191,7 @@ def test_step_5_scores_are_off_by_a_constant_and_log_prob_is_not(k):
     assert np.allclose(layer.log_prob(h[None]).numpy(), np.log(P), rtol=0, atol=1e-12)
 
 
+@fewer
 @given(vocab_batches(), st.floats(-9, 9), st.integers(0, 99))
 def test_step_2_nothing_changes_if_all_scores_rise_by_one_number(batch, c, seed):
     weight, bias, hidden, targets = batch
@@ -302,6 +307,7 @@ def test_step_7_in_a_set_of_candidates_hits_must_be_left_out():
     assert abs(left_out).max() < 1e-12 < 0.01 < abs(kept).max()
 
 
+@fewer
 @given(vocab_batches(), st.booleans())
 def test_step_7_with_every_word_a_candidate_it_is_the_exact_softmax(batch, shared):
     weight, bias, hidden, targets = batch
@@ -526,6 +532,7 @@ def torchs_lines(weight, hidden, targets, noise, log_q, change=lambda lines: lin
 
 
 @pytest.mark.oracle
+@fewer
 @given(batch=vocab_batches(dtype="float32"), k=st.integers(1, 4), seed=st.integers(0, 99))
 def test_in_pytorch_those_very_lines_have_the_same_loss_and_gradients(batch, k, seed):
     weight, _, hidden, targets = batch
