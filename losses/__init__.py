@@ -5,7 +5,8 @@ order of the slides: `importance.py`, `nce.py`, `negative.py`, `hard.py`; `ranki
 practice uses.
 """
 
-from . import samplers
+from . import consistency, samplers
+from .consistency import check_consistency
 from .sampled.hard import HardNegatives
 from .sampled.importance import ImportanceSampling
 from .sampled.in_batch import InBatchSoftmax
