@@ -282,24 +282,24 @@ def estimators() -> Iterator[Estimator]:
     for row in [
         ("full softmax", full, *plus_c, every_word, always),
         ("importance sampling", _importance, *plus_c, iid, never),
-        ("sampled softmax, hits kept", _softmax(), *plus_c, iid, always),
-        ("  hits left out", _softmax(left_out=hits), *plus_c, iid, alone),
-        ("  log q from the noise alone, hits left out", _softmax("noise", hits), *plus_c, iid, never),
-        ("  no log q", _softmax(None), *plus_c, iid, never),
-        ("  log q with the wrong sign", _softmax("wrong sign"), *plus_c, iid, never),
-        ("  a set, words in it independently", _softmax(left_out=out), *plus_c, inclusion, always),
-        ("  distinct words, exact counts", _softmax(left_out=hits), *plus_c, without_replacement, alone_or_all),
-        ("  distinct words, counts from the tries", _softmax(left_out=hits), *plus_c, tries, alone),
-        ("in-batch, repeats kept", _in_batch(), *plus_c, unordered, always),
-        ("  repeats left out", _in_batch(masked=True), *plus_c, unordered, alone),
-        ("  no log q", _in_batch(0.0), *plus_c, unordered, never),
-        ("  log q with the wrong sign", _in_batch(-1.0), *plus_c, unordered, never),
+        ("sampled softmax", _softmax(), *plus_c, iid, always),
+        ("sampled: hits left out", _softmax(left_out=hits), *plus_c, iid, alone),
+        ("sampled: log q of the noise alone, hits left out", _softmax("noise", hits), *plus_c, iid, never),
+        ("sampled: no log q", _softmax(None), *plus_c, iid, never),
+        ("sampled: log q with the wrong sign", _softmax("wrong sign"), *plus_c, iid, never),
+        ("sampled: a set, each word in it independently", _softmax(left_out=out), *plus_c, inclusion, always),
+        ("sampled: distinct words, exact counts", _softmax(left_out=hits), *plus_c, without_replacement, alone_or_all),
+        ("sampled: distinct words, counts from the tries", _softmax(left_out=hits), *plus_c, tries, alone),
+        ("in-batch softmax", _in_batch(), *plus_c, unordered, always),
+        ("in-batch: repeats left out", _in_batch(masked=True), *plus_c, unordered, alone),
+        ("in-batch: no log q", _in_batch(0.0), *plus_c, unordered, never),
+        ("in-batch: log q with the wrong sign", _in_batch(-1.0), *plus_c, unordered, never),
         ("NCE", _nce(), *at_p, iid, always),
-        ("  where Z isn't one", _nce(), *plus_c, iid, never),
-        ("  log k forgotten", _nce(log_k=False), *at_p, iid, alone),
-        ("  hits left out", _nce(left_out=True), *at_p, iid, never),
+        ("NCE: where Z isn't one", _nce(), *plus_c, iid, never),
+        ("NCE: log k forgotten", _nce(log_k=False), *at_p, iid, alone),
+        ("NCE: hits left out", _nce(left_out=True), *at_p, iid, never),
         ("negative sampling", binary, *shifted, iid, always),
-        ("  taken for log P", binary, *at_p, iid, never),
+        ("negative sampling: taken for log P", binary, *at_p, iid, never),
     ]:
         yield Estimator(*row)
 
@@ -317,15 +317,15 @@ class Table(NamedTuple):
             f"  {name} = ({', '.join(f'{x:.2f}' for x in probs)})" for name, probs in (("P", self.P), ("q", self.q))
         ]
         title = "‖∂E L/∂s‖ at the claimed optimum; c = " + f"{C}, 0: below 1e-12" + "".join(said)
-        head = f"{'estimator':<46}{'claims':<16}" + "".join(f"{f'k = {k}':>8}" for k in self.k) + "   theory"
+        head = f"{'estimator':<50}{'claims':<16}" + "".join(f"{f'k = {k}':>7}" for k in self.k) + "   theory"
         lines = [title, "", head]
         for estimator, found in self.rows:
             cells = [_size(found.sizes[k]) if k in found.sizes else "–" for k in self.k]
             zero = [str(k) for k in found.sizes if estimator.zero(k, len(self.P))]
             theory = "zero" if len(zero) == len(found.sizes) else "not zero"
-            theory += f", but for k = {', '.join(zero)}" if zero and theory == "not zero" else ""
+            theory += f", zero for k = {', '.join(zero)}" if zero and theory == "not zero" else ""
             lines.append(
-                f"{estimator.name:<46}{estimator.claim:<16}" + "".join(f"{c:>8}" for c in cells) + f"   {theory}"
+                f"{estimator.name:<50}{estimator.claim:<16}" + "".join(f"{c:>7}" for c in cells) + f"   {theory}"
             )
         return "\n".join(lines)
 
