@@ -21,8 +21,9 @@ vocabulary there are few enough outcomes to add them all up, each by its probabi
     (4)  Which one of the k + 1 words is the target? If each n_j is drawn from q, independently, and the words w_0 … w_k
          are shuffled, it is w_i with a probability ∝ P(w_i) Π_{j ≠ i} q(w_j) ∝ P(w_i) / q(w_i), the softmax of
          s*_i − log q(w_i). So a loss that is the cross-entropy of this question, all k + 1 words in the softmax, log q
-         taken from all, has its minimum at s*, for every k. The softmax rows of the table that aren't zero leave
-         something of it out: noise that happens to be the target, the target in the denominator, its log q, all log q.
+         taken from all, has its minimum at s*, for every k. (So has the one over a set that holds the target and each
+         word w with the chance π_w, independently: P(w_i) / π(w_i).) The other rows of the sampled and the in-batch
+         softmax ask this question, but of words drawn otherwise, or leave out noise that is the target, or log q.
     (5)  Importance sampling leaves the target out of the denominator. There the mean of a ratio isn't the ratio of the
          means: to first order in 1/k,  ∂E L/∂s_w = −(1/k) (P(w)² / q(w) − P(w) Σ_v P(v)² / q(v)),  which goes to zero.
 
@@ -313,17 +314,14 @@ class Table(NamedTuple):
     rows: list[tuple[Estimator, Consistency]]
 
     def __str__(self):
-        said = [
-            f"  {name} = ({', '.join(f'{x:.2f}' for x in probs)})" for name, probs in (("P", self.P), ("q", self.q))
-        ]
-        title = "‖∂E L/∂s‖ at the claimed optimum; c = " + f"{C}, 0: below 1e-12" + "".join(said)
-        head = f"{'estimator':<50}{'claims':<16}" + "".join(f"{f'k = {k}':>7}" for k in self.k) + "   theory"
-        lines = [title, "", head]
+        lines = [f"‖∂E L/∂s‖ at the claimed optimum; c = {C}, 0 is below 1e-12"]
+        lines += [f"{name} = {', '.join(f'{x:.2f}' for x in probs)}" for name, probs in (("P", self.P), ("q", self.q))]
+        lines += [f"{'estimator':<50}{'claims':<16}" + "".join(f"{f'k = {k}':>7}" for k in self.k) + "   theory"]
         for estimator, found in self.rows:
             cells = [_size(found.sizes[k]) if k in found.sizes else "–" for k in self.k]
             zero = [str(k) for k in found.sizes if estimator.zero(k, len(self.P))]
-            theory = "zero" if len(zero) == len(found.sizes) else "not zero"
-            theory += f", zero for k = {', '.join(zero)}" if zero and theory == "not zero" else ""
+            only = f"zero for k = {', '.join(zero)} only" if zero else "not zero"
+            theory = "zero" if len(zero) == len(found.sizes) else only
             lines.append(
                 f"{estimator.name:<50}{estimator.claim:<16}" + "".join(f"{c:>7}" for c in cells) + f"   {theory}"
             )
