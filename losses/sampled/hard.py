@@ -14,10 +14,10 @@ The loss.
          to be wrong. For ŷ = y it is 1 whatever the scores are. And a word that could stand there as well, or another
          document that answers the query, is pushed down though it is right; scoring high, it is among the hardest, step
          for step. `also_right` names them.
-    (2)  The n hardest:  L = Σ_j max(0, m + s_{w_j} − s_t).  With n = 1 this is the maximum over all wrong words (Crammer
-         and Singer, JMLR 2001), with n = V − 1 the sum over all (Weston and Watkins, ESANN 1999). It is a sum. The mean
-         is 1/n of it: few of the n fail the margin after a while, and their gradient would be divided by all. Whatever
-         n is, L = 0 if and only if t is m ahead of w_1, and so of every wrong word.
+    (2)  The n hardest:  L = Σ_j max(0, m + s_{w_j} − s_t).  With n = 1 this is the greatest over all wrong words
+         (Crammer and Singer, JMLR 2001), with n = V − 1 the sum over all (Weston and Watkins, ESANN 1999). It is a sum.
+         The mean is 1/n of it: after a while few of the n fail the margin, and their gradient would be divided by all.
+         Whatever n is, L = 0 if and only if t is m ahead of w_1, and so of every wrong word.
 
 Its gradient.
     (3)  ∂L/∂s_{w_j} = a_j = 1[m + s_{w_j} > s_t]   and   ∂L/∂s_t = −Σ_j a_j.  Just at the margin, where the slope
@@ -34,9 +34,10 @@ What it learns.
          no word has more than half the probability, no scores are better than to have all of them equal, δ = 0, where
          E L = 1. Where there is one right answer it fits well; for the next word of a text it rarely does.
 
-Cost per example in multiply-adds: 3 (n + 1) d, forward and backward, and the search. Exact, that is V d and the V scores
-in memory; the softmax is 3 V d, so two thirds are saved at most. Hence the slide's next one, maximum inner product
-search: `search` takes any index that finds the rows of W with a high W_w · h. It doesn't know the b_w; take bias=False.
+Cost per example in multiply-adds: 3 (n + 1) d, forward and backward, and the search. The exact one is V d, with all V
+scores in memory; the softmax is 3 V d, so two thirds are saved at most. Hence the next slide, maximum inner
+product search: `search` takes any index that finds the rows of W with a high W_w · h. It doesn't know the b_w; take
+bias=False.
 
 (Collobert and Weston, ICML 2008, learn word vectors by (1), with negatives drawn at random.)
 """
@@ -128,7 +129,7 @@ class HardNegatives(OutputLayer):
         self.n = whole("losses.HardNegatives: n", n)
         if self.n >= self.vocab_size:
             raise ValueError(
-                f"losses.HardNegatives: n must lie in 1 to {self.vocab_size - 1}, the wrong words of {self.vocab_size}; "
+                f"losses.HardNegatives: n must lie in 1 to {self.vocab_size - 1}, as many as there are wrong words; "
                 f"got {n}"
             )
         if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < math.inf:
