@@ -2,7 +2,7 @@
 
 Begin with `layer.py` (what all chapters share), then `softmax.py`, then `sampled/layer.py` and the chapters in the
 order of the slides: `importance.py`, `nce.py`, `negative.py`, `hard.py`; `ranking.py` and `in_batch.py` are what
-practice uses.
+practice uses. `consistency.py` puts them side by side: what does each learn?
 """
 
 from . import consistency, samplers
