@@ -2,10 +2,11 @@
 
 Begin with `layer.py` (what all chapters share), then `softmax.py`, then `sampled/layer.py` and the chapters in the
 order of the slides: `importance.py`, `nce.py`, `negative.py`, `hard.py`; `ranking.py` and `in_batch.py` are what
-practice uses.
+practice uses. `consistency.py` puts them side by side: what does each learn?
 """
 
-from . import samplers
+from . import consistency, samplers
+from .consistency import check_consistency
 from .sampled.hard import HardNegatives
 from .sampled.importance import ImportanceSampling
 from .sampled.in_batch import InBatchSoftmax

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from losses import NegativeSampling
-from losses.layer import OutputLayer, of_scores, row_scores, row_scores_naive
+from losses.layer import OutputLayer, best, of_scores, row_scores, row_scores_naive
 from losses.samplers import Uniform
 from minigrad.check import tensors, vocab_batches
 
@@ -217,6 +217,24 @@ def test_topk_agrees_with_sorting_log_prob(make, k):
     assert ids.tolist() == np.argsort(-log_prob, axis=1)[:, :k].tolist()
     normaliser = scores - np.take_along_axis(log_prob, ids, axis=1)
     assert np.allclose(normaliser, normaliser[:, :1], atol=1e-6), "scores are log P up to a number for each context"
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([0.0, -0.0, 1.0, 2.0, -3.0, math.nan, -math.inf]), min_size=5, max_size=5), min_size=1
+    ),
+    st.integers(1, 5),
+)
+def test_the_best_are_those_that_a_stable_sort_puts_first_with_ties_and_nan(rows, k):
+    found = best(mg.backend.asarray(rows), k)
+    assert found.shape == (len(rows), k)
+    assert found.tolist() == np.argsort(-np.array(rows), axis=1, kind="stable")[:, :k].tolist()
+
+
+@pytest.mark.parametrize("k", [1, 7, 499, 500])
+def test_the_best_of_many(k):
+    scores = mg.Key(0).normal((20, 500))
+    assert best(scores, k).tolist() == np.argsort(-mg.to_cpu(scores), axis=1)[:, :k].tolist()
 
 
 def test_reductions_are_of_the_losses_of_the_examples():
