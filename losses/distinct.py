@@ -25,15 +25,15 @@ How often to expect a word.
          place of exponential numbers, Duffield, Lund, Thorup, "Priority Sampling", JACM 2007). For k = V: τ = ∞.
     (5)  Its variance. With the others' times given, two words are in S or not independently, and their terms of Ẑ don't
          correlate:  Var Ẑ = Σ_w f(w)² (E[1 / (1 − e^{−q(w) τ_w})] − 1),  τ_w the time of the k-th of the others.
-         It is 0 for k = V, and infinite for k = 1 < V: there τ_w has a density that isn't 0 at 0, and 1 / (q τ) no mean.
+         It is 0 for k = V, and infinite for k = 1 < V: then τ_w has a density that isn't 0 at 0, 1 / (q τ) no mean.
          With replacement, Ẑ = Σ_j f(w_j) / (k q(w_j)) has (Σ_w f(w)² / q(w) − Z²) / k. So different words estimate Z
          the better only if k takes in a good part of V. Of ten words by Zipf's law, all with f = 1, the standard
          deviation of Ẑ is 0.42 Z for k = 5, with replacement 0.35 Z; for k = 8 it is 0.19 Z against 0.28 Z.
 
 A race of k words instead of V.
     (6)  Let the draws of (1) come at random times, independent, one a unit of time on average. Then w comes q(w) times
-         a unit, whatever the others do, and first at a T_w as in (2). So if the waiting times are drawn too, −log(1 − u)
-         each, the time of the (k + 1)-th new word is the τ of (4): `Unique(base, exact=True)`, and V is nowhere.
+         a unit, whatever the others do, and first at a T_w as in (2). So if the times between are drawn too, each as
+         −log(1 − u), that of the (k + 1)-th new word is the τ of (4): `Unique(base, exact=True)`, and V is nowhere.
     (7)  TensorFlow's samplers count the tries N until the k-th new word and expect w 1 − (1 − q(w))^N times. For an N
          fixed beforehand that is exact (and the number of new words chance). But here S has decided N; and it is the
          k-th new word, where (4) waits for the (k + 1)-th: too soon, so for most words too little, and they weigh too

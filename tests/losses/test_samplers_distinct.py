@@ -1,4 +1,4 @@
-"""Different words: a test for each step of `losses.distinct`, by enumeration where the law allows it; and the oracle."""
+"""Different words: a test for each step of `losses.distinct`, by enumeration where the law allows it; and an oracle."""
 
 import itertools
 import math
@@ -59,7 +59,7 @@ def within_6_sigma(found, mean):
     assert abs(np.mean(found) - mean) <= 6 * np.std(found) / math.sqrt(len(found)), f"{np.mean(found)}, not {mean}"
 
 
-# ---- (1), (2): the law of the draws -------------------------------------------------------------------------------
+# ---- (1), (2): the law of the draws ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
@@ -107,7 +107,7 @@ def test_step_1_what_fills_up_a_row_is_no_word(find):
     assert words.tolist() == [[7, 5, -1]] and times.tolist() == [[1.0, 4.0, math.inf]]
 
 
-@given(distributions())
+@given(distributions(least=3))
 def test_step_2_the_first_word_is_drawn_from_q(q):
     properties.the_first_word_is_drawn_from_q(gumbel_keys, q)
 
@@ -250,7 +250,7 @@ def test_step_5_for_k_equal_to_1_the_variance_is_infinite():
     assert np.allclose(decades, (1 - Q[0]) / Q[0] * math.log(10), rtol=0.02)
 
 
-# ---- (6): random ticks, and no V --------------------------------------------------------------------------------------
+# ---- (6): random ticks, and no V ------------------------------------------------------------------------------------
 
 
 def test_step_6_words_and_times_of_unique_have_the_law_of_gumbel():
@@ -272,7 +272,7 @@ def test_step_6_the_number_of_tries_does_not_grow_with_v(exact):
         assert base.shapes == [(1, 2 * (64 + exact))]
 
 
-# ---- (7): TensorFlow's count ------------------------------------------------------------------------------------------
+# ---- (7): TensorFlow's count ----------------------------------------------------------------------------------------
 
 
 @given(distributions(4), st.integers(1, 5))
@@ -344,7 +344,7 @@ def test_step_7_waiting_for_the_next_word_as_step_4_does_takes_the_bias_away():
         assert (off < 6 * sigma) == exact
 
 
-# ---- (8): 1 − e^{−rate} -----------------------------------------------------------------------------------------------
+# ---- (8): 1 − e^{−rate} ---------------------------------------------------------------------------------------------
 
 
 @given(st.integers(-300, 3))
@@ -394,7 +394,7 @@ def test_what_never_occurs_is_never_drawn(kind):
     assert set(GumbelTopK(counts).sample(mg.Key(0), 4).tolist()) == {1, 2, 4, 5}, "however rare it is"
 
 
-# ---- the interface ------------------------------------------------------------------------------------------------------
+# ---- the interface --------------------------------------------------------------------------------------------------
 
 
 @each_kind
@@ -463,7 +463,7 @@ def test_attempts_one_after_the_other_are_one_sequence_of_tries():
     assert ids.tolist() == drawn[firsts].tolist() and seen == firsts[-1] + 1
 
 
-# ---- what is refused ------------------------------------------------------------------------------------------------------
+# ---- what is refused ------------------------------------------------------------------------------------------------
 
 
 @each_kind
@@ -503,7 +503,7 @@ def test_a_count_without_what_was_seen_is_refused(kind):
         sampler.log_expected_count([[4, 0]] * 3, 2, seen)
 
 
-# ---- In PyTorch -------------------------------------------------------------------------------------------------------------
+# ---- In PyTorch -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.oracle
