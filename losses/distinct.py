@@ -1,7 +1,8 @@
 """Noise without repetition: how are k different words drawn, and how often was each of them to be expected?
 
-Of k words drawn independently many are `the` again, and a row of W that is looked at twice teaches no more than once.
-But if repetitions are left out, a word can't occur more than once, and k q(w) is no longer how often to expect it.
+Of k words drawn independently many are `the` again: the same row of W, the same score. TensorFlow's samplers leave out
+repetitions, so that k rows are k words. But then a word can't occur more than once, and k q(w) is no longer how often
+to expect it, which is the one thing that a loss has to know of its noise.
 
     q(w)  the probability of w in a draw of one word        S    the sample: w₁ … w_k, all different, of V words
     T_w   the time when w arrives                           E_w  exponential with mean 1, independent of the others

@@ -37,7 +37,7 @@ from _shared.report import environment, table, write_json
 K, MANY, POWER = 64, 1_000_000, 0.75
 TASKS = {"step": f"{K} words for one step", "bulk": "{:,} words at once", "distinct": f"{K} different words"}
 RIVAL = "numpy, choice"  # whom all are compared with
-CALLS, LONGEST = 100, 0.05  # calls in a turn, as long as they take no longer than so many seconds
+CALLS, LONGEST = 100, 0.02  # calls in a turn, as long as they take no longer than so many seconds
 
 
 # %% What all have
