@@ -1,4 +1,4 @@
-"""Three pictures: a map of words, bars, and lines. Each is a PNG that can be read from the last row."""
+"""Pictures: a map of words, bars, lines, bands, and an equation in blocks. Each can be read from the last row."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -153,6 +153,107 @@ def lines(path: Path, title: str, panels: Sequence[Mapping], show=False) -> None
         for label in legend.get_texts():
             label.set(fontsize=14, parse_math=False)
     _save(figure, path, show)
+
+
+def bands(path: Path, title: str, rows: Sequence[Sequence[Mapping]], show=False) -> None:
+    """Draw rows of panels that share their axes, x all of them and y those of a row; each panel a dictionary of
+
+    series: name -> (x, y) or (x, y, style), as in `lines`; a legend below the picture says each name once.
+    band: (x, low, high), a shaded area; its name is the key `band_name` of the first panel.
+    title: above a panel. ylabel, ylim: of a row, taken from its first panel. xlabel: of all, from the first.
+    log: "", "x", "y" or "xy", the logarithmic axes.
+    """
+    figure = FigureCanvasAgg(Figure(figsize=(16, 9), dpi=100)).figure
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.12)
+    figure.suptitle(title, fontsize=22, parse_math=False)
+    grid = figure.subplots(len(rows), len(rows[0]), squeeze=False, sharex=True, sharey="row")
+    named = {}
+    for axes_of_row, row in zip(grid, rows, strict=True):
+        for axes, panel in zip(axes_of_row, row, strict=True):
+            x, low, high = panel["band"]
+            if not len(x) or not np.isfinite([x, low, high]).all():
+                raise ValueError(f"a band needs finite numbers, one or more; got {low} to {high}")
+            shade = axes.fill_between(x, low, high, color=COLOURS[0], alpha=0.25, linewidth=0)
+            named.setdefault(rows[0][0]["band_name"], shade)
+            for name, (x, y, *style) in panel["series"].items():
+                if len(x) != len(y) or not np.isfinite([x, y]).all():
+                    raise ValueError(f"{name}: {len(x)} and {len(y)} numbers; expected as many, all finite")
+                look = {"color": COLOURS[0], "linewidth": 2.5} | (style[0] if style else {})
+                named.setdefault(name, axes.plot(x, y, **look)[0])
+            axes.set(**{f"{axis}scale": "log" for axis in panel.get("log", "")})
+            axes.set_title(panel.get("title", ""), fontsize=15, parse_math=False)
+            axes.tick_params(labelsize=14)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(alpha=0.3)
+        axes_of_row[0].set_ylabel(row[0]["ylabel"], fontsize=16, parse_math=False)
+        axes_of_row[0].set_ylim(row[0].get("ylim"))
+    figure.supxlabel(rows[0][0]["xlabel"], fontsize=16, parse_math=False)
+    columns = math.ceil(len(named) / math.ceil(len(named) / 5))
+    legend = figure.legend(named.values(), named, loc="outside lower center", ncols=columns, handlelength=3)
+    legend.set_frame_on(False)
+    for label in legend.get_texts():
+        label.set(fontsize=15, parse_math=False)
+    _save(figure, path, show)
+
+
+def blocks(path: Path, title: str, parts: Sequence[Mapping], foot: str = "", show=False) -> None:
+    """Draw matrices and vectors side by side, an equation in colours; each a dictionary of
+
+    values: (rows, columns), blue where positive, red where negative, the darker the larger in its block.
+    name: above it. sign: before it, as "+". numbers: whether they are written in the cells. below: under it, a list
+    of lines. left, right: words beside its rows.
+    """
+    width, height, gap = 1600, 900, 14
+    wide = [2.3 if part.get("numbers") else 1 for part in parts]  # of a cell, in heights
+    beside = [10 * max(map(len, part.get(side, [""]))) for part in parts for side in ("left", "right")]
+    signs = [16 * len(part["sign"]) + 2 * gap if part.get("sign") else 0 for part in parts]
+    cells = sum(np.shape(part["values"])[1] * w for part, w in zip(parts, wide, strict=True))
+    most = max(len(part["values"]) for part in parts)
+    cell = min((width - 60 - sum(beside) - sum(signs)) / cells, (height - 290) / most)
+    left = (width - cells * cell - sum(beside) - sum(signs)) / 2
+
+    figure = FigureCanvasAgg(Figure(figsize=(16, 9), dpi=100)).figure  # on these axes one unit is one pixel:
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), frame_on=False, xticks=[], yticks=[])
+    style = {"va": "center", "parse_math": False}  # "$" is a word
+    axes.text(width / 2, 45, title, fontsize=24, ha="center", **style)
+    axes.text(width / 2, height - 38, foot, fontsize=16, ha="center", **style)
+    middle = 130 + most * cell / 2
+    for i, part in enumerate(parts):
+        values = np.asarray(part["values"], dtype=np.float64)
+        if values.ndim != 2 or not values.size or not np.isfinite(values).all():
+            raise ValueError(f"{part['name']}: expected finite numbers in rows and columns, got shape {values.shape}")
+        n, columns = values.shape
+        top, size = middle - n * cell / 2, (columns * cell * wide[i], n * cell)
+        axes.text(left + signs[i] / 2, middle, part.get("sign", ""), fontsize=24, ha="center", **style)
+        left += signs[i] + beside[2 * i]
+        for row, word in enumerate(part.get("left", [])):
+            axes.text(left - 8, top + (row + 0.5) * cell, word, fontsize=16, ha="right", **style)
+        extent = (left, left + size[0], top + size[1], top)
+        scale = max(abs(values).max(), 1e-12)
+        image = axes.imshow(values, cmap="RdBu", vmin=-scale, vmax=scale, extent=extent, aspect="auto")
+        axes.set(xlim=(0, width), ylim=(height, 0))  # which imshow has changed
+        axes.vlines(np.linspace(left, left + size[0], columns + 1), top, top + size[1], color="white", linewidth=1.5)
+        axes.hlines(np.linspace(top, top + size[1], n + 1), left, left + size[0], color="white", linewidth=1.5)
+        for (row, column), value in np.ndenumerate(values) if part.get("numbers") else ():
+            dark = image.cmap(image.norm(value))[:3] @ np.array([0.3, 0.6, 0.1]) < 0.5
+            place = left + (column + 0.5) * cell * wide[i], top + (row + 0.5) * cell
+            axes.text(*place, short(value), fontsize=14, ha="center", color="white" if dark else "black", **style)
+        axes.text(left + size[0] / 2, top - 24, part["name"], fontsize=20, ha="center", **style)
+        for line, text in enumerate(part.get("below", [])):
+            axes.text(left + size[0] / 2, top + size[1] + 22 + 24 * line, text, fontsize=14, ha="center", **style)
+        left += size[0]
+        for row, word in enumerate(part.get("right", [])):
+            axes.text(left + 8, top + (row + 0.5) * cell, word, fontsize=16, ha="left", **style)
+        left += beside[2 * i + 1]
+    _save(figure, path, show)
+
+
+def short(value: float) -> str:
+    """A number that fits into a cell: 3 digits, and no exponent if there is a way."""
+    if value and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 2
+    return f"{value:,.{min(digits, 4)}f}".replace("-", "−")
 
 
 def _save(figure: Figure, path: Path, show: bool) -> None:
