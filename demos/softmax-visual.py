@@ -1,42 +1,54 @@
-"""The softmax to look at; and how well its denominator, and the loss, are estimated from N words of the vocabulary.
+"""The softmax to look at, and what is left of its denominator when only N of the V words are looked at.
 
-The slides: "Computation Across Large Vocabularies", "A Visual Example of the Softmax", "Softmax", "Negative sampling:
-calculate the denominator over a subset", "Importance Sampling". Their claims: the sum Z over all words is expensive;
-words drawn from a distribution q and weighted by 1/q approximate it; "this is a biased estimator (esp. when N is small)".
+The slides: "Computation Across Large Vocabularies", "A Visual Example of the Softmax", "Negative sampling: calculate
+the denominator over a subset", "Softmax", "Importance Sampling". They say: the sum over all words, Z, is expensive;
+draw some words from a distribution q and weight them by 1/q to approximate it; "this is a biased estimator (esp. when N
+is small)".
 
     python demos/softmax-visual.py
     python demos/softmax-visual.py --context "the number"
     python demos/softmax-visual.py --corpus text.txt --vocab 2000
 
-A small language model learns from the text, with the exact softmax: h is made of two words, s = W h + b, p = softmax(s).
+First a small language model is learned from the text: two words make a context h, s = W h + b are the scores of the V
+words that may come next, P(w | h) = e^s_w / Z, all computed exactly. Three contexts are looked at: of the 200 most
+frequent ones those where P has the least entropy, the median, and the greatest. The pictures:
 
-    softmax.png       the slide's picture with this model's numbers, for one context
-    denominators.png  N words estimate Z = Σ e^s as  Ẑ = Σ_j e^(s_j) / (how often j was to be expected): uniform noise,
-                      unigram noise, its power ¾, log-uniform noise; and distinct words: Gumbel top-k with weights that
-                      are exact, and `Unique`, which draws until there are N, with TensorFlow's. Bands hold 9 of 10 runs
-    convergence.png   the same methods in one picture: how far the mean of log Ẑ is off, and how far a single Ẑ
-    losses.png        the loss −log P(t | h) of two contexts, as importance sampling and sampled softmax see it
+    softmax.png        the slide's, with this model's numbers, for the median context
+    denominators.png   there, Ẑ = Σ_j e^s_j / c_j from N words that are drawn, c_j being how often j was to be expected
+                       among them: N q(j), if the words are independent. Four such q; and two ways to draw distinct
+                       words, Gumbel top-k, and `Unique`, TensorFlow's. Nine of ten runs lie in the shade
+    convergence.png    the same: how far off log Ẑ is on average, and how far Ẑ is in a single run
+    losses.png         −log P(t | h), t the likeliest word, in the first context and in the last, as it is seen by
+                         importance sampling    log Ẑ − s_t: below zero when Ẑ comes out smaller than e^s_t
+                         target in the sum      t is counted once, for certain, and no other time: never below zero
+                         sampled softmax        which of the N + 1 is the target?  With independent words that is
+                                                another number, log(1 + N q(t) / P(t | h)) where Ẑ is good
+                         distinct words         the same question; too low on average, and right when N nears V
 
-The slide is exact about one thing only: Ẑ is not biased (with independent draws, and Gumbel's weights), its logarithm
-is, and so is the loss. With ρ = Σ_w P(w)² / q(w), which is 1 if q = P and greater otherwise, N independent words have
+What is biased is not Ẑ: its mean is Z at every N, for independent words and for Gumbel's. Its logarithm is, hence the
+loss. For independent words, with ρ = Σ_w P(w | h)² / q(w), which is 1 for q = P and greater for every other q,
 
-    Var(Ẑ/Z) = (ρ − 1) / N,     E[log Ẑ] − log Z ≈ −(ρ − 1) / 2N  for N much above ρ,     ESS = (Σ w)² / Σ w² → N / ρ.
+    sd of Ẑ/Z = √((ρ − 1) / N),     mean of log Ẑ − log Z ≈ −(ρ − 1) / 2N  if N is well above ρ.
 
-Tables say what was measured beside it; the ESS, effective sample size, is what a run can know of its own quality. NCE
-is not in the pictures: it estimates no denominator, it takes Z to be 1, and learns scores for which that is about true.
-The contexts are found in the text: of the frequent ones the most certain about the next word, the median, and the least
-certain. Runs are drawn from fixed keys. In out/softmax-visual/: the pictures and results.json. Takes some half a minute,
---quick under ten seconds.
+Both stand in the tables beside what was measured, with the effective sample size, ESS = (Σ_j w_j)² / Σ_j w_j² for
+w_j = e^s_j / c_j. It nears N / ρ, but is no more than the sample knows: one that missed what is likely believes itself
+far better than it is. (Since the mean of Ẑ is known, what is chance in log Ẑ can be told from Ẑ and taken off, a
+control variate; for `Unique` it is not known.) NCE is in no picture of a denominator: it takes Z to be 1 and learns
+scores for which that is nearly so. A table has the log Z that the exact softmax has learned, which is free to be
+anything.
+
+In out/softmax-visual/: the pictures and results.json. Takes half a minute, --quick under ten seconds.
 
 To predict before running; `predict` in results.json has the answers:
-    1.  Drawn uniformly, how many words do for the middle context what 100 words drawn by frequency do?
-    2.  Importance sampling with 16 words drawn by frequency, the most certain context, its most probable word as the
-        target: how often is the loss below zero, as if the probability were above one?
+    1.  For the median context, how many words drawn uniformly do what 100 do that are drawn by frequency?
+    2.  In the context that is most certain of its next word, t: in which part of the runs does importance sampling,
+        with 16 words drawn by frequency, find −log P(t | h) below zero, a probability above one?
 """
 
 # %% What we need
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from _shared.errors import DemoError
@@ -50,9 +62,9 @@ from threadpoolctl import threadpool_limits
 
 import losses
 import minigrad as mg
-from losses.samplers import GumbelTopK, LogUniform, Sampler, Uniform, Unigram, Unique
 from losses.sampled.importance import importance_sampling
 from losses.sampled.ranking import sampled_softmax
+from losses.samplers import GumbelTopK, LogUniform, Sampler, Uniform, Unigram, Unique
 from minigrad.backend import read, type_of_array, xp_of
 
 BEFORE = 2  # words that make a context
@@ -66,7 +78,7 @@ MARKERS = "osD^vX"
 
 # %% The text: each word, and each end of a sentence, with the two words before it
 class Data:
-    """contexts (n, 2) and targets (n,): ids in order of frequency, as log-uniform noise supposes. counts, words (V,)."""
+    """contexts (n, 2), targets (n,): ids in order of frequency, as log-uniform noise supposes. counts, words: of V."""
 
     def __init__(self, text: Text):
         boundary = len(text.vocabulary)
@@ -85,7 +97,7 @@ class Data:
         of_words = ~np.isin(found, self.no_words).any(axis=1)
         found, times = found[of_words], times[of_words]
         if not len(found):
-            raise DemoError("there are no three words in a row in this text: nothing stands after a context")
+            raise DemoError("there are no two words in a row in this text that are in the vocabulary")
         return found[np.argsort(-times, kind="stable")[:most]]
 
     def context(self, said: str) -> np.ndarray:
@@ -167,7 +179,7 @@ def methods(data: Data) -> dict[str, Sampler]:
     return {
         "uniform": Uniform(vocab_size),
         "unigram": Unigram(data.counts, power=1.0),
-        "unigram^¾": Unigram(data.counts, power=0.75),
+        "unigram, power ¾": Unigram(data.counts, power=0.75),
         "log-uniform": LogUniform(vocab_size),
         "Gumbel top-k, unigram": GumbelTopK(data.counts),
         "Unique, log-uniform": Unique(LogUniform(vocab_size)),
@@ -181,111 +193,115 @@ def rho(log_p: type_of_array, sampler: Sampler) -> float:
 
 
 # %% Z from N words
-def log_ratios(log_p: type_of_array, sampler: Sampler, N: int, runs: int, key: mg.Key) -> tuple:
-    """log(Ẑ/Z) of each context and run, (C, runs), and the effective sample sizes: log_p (C, V).
+def effective_sample_size(log_weights: type_of_array) -> type_of_array:
+    """(Σ w)² / Σ w², of the last axis."""
+    return xp_of(log_weights).exp(2 * mg.logsumexp(log_weights, axis=-1) - mg.logsumexp(2 * log_weights, axis=-1))
 
-    Ẑ/Z = Σ_j P(w_j) / (how often w_j was to be expected): N q(w_j), if the words are drawn independently.
+
+def without_chance(log_ratio: type_of_array) -> type_of_array:
+    """Numbers with the mean of log(Ẑ/Z), (runs,), and a smaller variance: the mean of Ẑ/Z must be known to be 1.
+
+    Control variate: log x − β (x − 1), where β is the slope of log x against x.
     """
-    ids, seen = sampler.draw(key, (runs, N))
-    log_count = sampler.log_expected_count(ids, N, seen)  # (runs, N)
-    xp, ratios, sizes = xp_of(ids), [], []
-    for log_p_of_context in log_p:
-        log_weights = log_p_of_context[ids] - log_count
-        ratios.append(mg.logsumexp(log_weights, axis=1))
-        sizes.append(xp.exp(2 * ratios[-1] - mg.logsumexp(2 * log_weights, axis=1)))  # (Σ w)² / Σ w²
-    return xp.stack(ratios), xp.stack(sizes)
+    off = xp_of(log_ratio).exp(log_ratio) - 1
+    return log_ratio - off * ((off - off.mean()) * log_ratio).mean() / max(float(read(off.var())), 1e-300)
 
 
 def summary(values: type_of_array) -> dict[str, float]:
     """Mean, its standard error, standard deviation and a band, of values (runs,)."""
-    ordered = xp_of(values).sort(values)
-    low, high = (float(read(ordered[round(part * (len(values) - 1))])) for part in BAND)
-    mean, sd = float(read(values.mean())), float(read(values.std(ddof=1)))
-    return {"mean": mean, "standard_error": sd / math.sqrt(len(values)), "sd": sd, "low": low, "high": high}
+    xp, runs = xp_of(values), len(values)
+    low, high = xp.sort(values)[[round(part * (runs - 1)) for part in BAND]]
+    mean, sd, low, high = mg.to_cpu(xp.stack([values.mean(), values.std(ddof=1), low, high])).tolist()
+    return {"mean": mean, "standard_error": sd / math.sqrt(runs), "sd": sd, "low": low, "high": high}
 
 
 def denominators(log_p, samplers: Mapping[str, Sampler], sizes, budget: int, key: mg.Key, advance: Callable) -> list:
-    """For each context, method and N: what is known of Ẑ/Z, of log Ẑ − log Z and of the ESS."""
+    """For each method, N and context: what is known of Ẑ/Z, of log Ẑ − log Z, and of its bias. log_p (C, V)."""
     xp, found = xp_of(log_p), []
     for i, (name, sampler) in enumerate(samplers.items()):
         rhos = [rho(each, sampler) if sampler.replacement else None for each in log_p]
         for N in sizes:
             runs = runs_of(sampler, N, budget)
-            log_ratio, ess = log_ratios(log_p, sampler, N, runs, key.fold(i, N))
-            for c in range(len(log_p)):
+            ids, seen = sampler.draw(key.fold(i, N), (runs, N))
+            log_count = sampler.log_expected_count(ids, N, seen)  # (runs, N)
+            for c, log_p_here in enumerate(log_p):
+                log_weights = log_p_here[ids] - log_count
+                log_ratio = mg.logsumexp(log_weights, axis=1)  # log(Ẑ/Z), as P is e^s / Z
                 told = {"context": c, "method": name, "N": N, "runs": runs, "rho": rhos[c]}
-                told["ratio"], told["log"] = summary(xp.exp(log_ratio[c])), summary(log_ratio[c])
-                told["effective_sample_size"] = float(read(ess[c].mean()))
+                told["ratio"], told["log"] = summary(xp.exp(log_ratio)), summary(log_ratio)
+                mean_is_known = not isinstance(sampler, Unique)
+                told["bias"] = summary(without_chance(log_ratio)) if mean_is_known else told["log"]
+                ess = effective_sample_size(log_weights).mean() if sampler.replacement else None
+                told["effective_sample_size"] = None if ess is None else float(read(ess))
                 found.append(told)
             advance()
     return found
 
 
 def runs_of(sampler: Sampler, N: int, budget: int) -> int:
-    """As many as the budget of draws has room for: a draw of distinct words may look at all of them."""
-    return max(64, min(1 << 14, budget // (N if sampler.replacement else sampler.vocab_size)))
+    """As many as the budget of draws has room for: Gumbel's looks at all words, and `Unique` tries, and sorts, more."""
+    looked_at = sampler.vocab_size if isinstance(sampler, GumbelTopK) else N if sampler.replacement else 8 * N
+    return max(64, min(1 << 14, budget // looked_at))
 
 
-# %% The loss from N words: each (runs,) from target's scores (runs,), noise's (runs, N), their log counts, and hits
-def by_importance(s_target, s_noise, log_count_target, log_count_noise, hits):
-    return importance_sampling(s_target, s_noise, log_count_noise=log_count_noise)[0]
+# %% The loss from N words
+class Estimator(NamedTuple):
+    """loss: (runs,) of s_t (runs,), s_n (runs, N), the log expected counts of both, and hits: which noise is t."""
+
+    sampler: Sampler
+    loss: Callable
+    of_its_own: bool = False  # estimates log(1 + N q(t) / P(t | h)) instead
 
 
-def with_the_target(s_target, s_noise, log_count_target, log_count_noise, hits):
-    """log(e^s_t + Σ_j e^s_j / count_j) − s_t over the j that are not t, which is in the sum once, with certainty."""
-    certain = 0.0 * s_target
-    counts = {"log_count_target": certain, "log_count_noise": log_count_noise}
-    return sampled_softmax(s_target, s_noise, hits=hits, **counts)[0]
-
-
-def by_ranking(s_target, s_noise, log_count_target, log_count_noise, hits):
-    """Hits stay, as they do in `losses.SampledSoftmax` if the draws are independent."""
-    counts = {"log_count_target": log_count_target, "log_count_noise": log_count_noise}
-    return sampled_softmax(s_target, s_noise, **counts)[0]
-
-
-def by_ranking_distinct(s_target, s_noise, log_count_target, log_count_noise, hits):
-    counts = {"log_count_target": log_count_target, "log_count_noise": log_count_noise}
-    return sampled_softmax(s_target, s_noise, hits=hits, **counts)[0]
-
-
-def estimators(data: Data) -> dict[str, tuple[Sampler, Callable]]:
-    """name -> noise, and the loss."""
+def estimators(data: Data) -> dict[str, Estimator]:
     independent, distinct = Unigram(data.counts, power=1.0), GumbelTopK(data.counts)
+
+    def importance(s_t, s_n, count_t, count_n, hits):
+        return importance_sampling(s_t, s_n, log_count_noise=count_n)[0]
+
+    def target_in_the_sum(s_t, s_n, count_t, count_n, hits):
+        """A target that is there for certain, log 1 = 0, and is not noise: log(e^s_t + Σ_{j ≠ t} e^s_j / c_j) − s_t."""
+        return sampled_softmax(s_t, s_n, log_count_target=0.0 * s_t, log_count_noise=count_n, hits=hits)[0]
+
+    def ranking(s_t, s_n, count_t, count_n, hits):
+        """Hits stay, as in `losses.SampledSoftmax` with independent draws."""
+        return sampled_softmax(s_t, s_n, log_count_target=count_t, log_count_noise=count_n)[0]
+
+    def ranking_distinct(s_t, s_n, count_t, count_n, hits):
+        return sampled_softmax(s_t, s_n, log_count_target=count_t, log_count_noise=count_n, hits=hits)[0]
+
     return {
-        "importance sampling": (independent, by_importance),
-        "importance sampling, target in the sum": (independent, with_the_target),
-        "sampled softmax": (independent, by_ranking),
-        "sampled softmax, distinct words": (distinct, by_ranking_distinct),
+        "importance sampling": Estimator(independent, importance),
+        "importance sampling, target in the sum": Estimator(independent, target_in_the_sum),
+        "sampled softmax, independent words": Estimator(independent, ranking, of_its_own=True),
+        "sampled softmax, distinct words": Estimator(distinct, ranking_distinct),
     }
 
 
 def losses_seen(scores, log_z, targets, ways: Mapping, sizes, budget: int, key: mg.Key, advance: Callable) -> list:
     """For each context with its target, estimator and N: what is known of the loss. scores (C, V), log_z (C,)."""
     xp, found = xp_of(scores), []
-    for name, (sampler, loss) in ways.items():
+    for name, (sampler, loss, of_its_own) in ways.items():
         for N in sizes:
             runs = runs_of(sampler, N, budget)
             ids, seen = sampler.draw(key.fold(N), (runs, N))  # the same for all that draw from this sampler
-            log_count_noise = sampler.log_expected_count(ids, N, seen)
+            log_count = sampler.log_expected_count(ids, N, seen)
             for c, target in enumerate(targets):
                 each = xp.full(runs, target)  # the target of each run
                 log_count_target = sampler.log_expected_count(each, N, seen)
-                values = loss(scores[c][each], scores[c][ids], log_count_target, log_count_noise, ids == target)
-                told = {"context": c, "estimator": name, "N": N, "runs": runs} | summary(values)
-                told |= {
-                    "below_zero": float(read((values < 0).mean())),
-                    "true": float(read(log_z[c] - scores[c, target])),
-                }
-                limit = math.log1p(N * math.exp(float(read(sampler.log_prob(target))) + told["true"]))
-                found.append(told | {"tends_to": limit if loss is by_ranking else None})
+                values = loss(scores[c][each], scores[c][ids], log_count_target, log_count, ids == target)
+                true = float(read(log_z[c] - scores[c, target]))
+                told = {"context": c, "estimator": name, "N": N, "runs": runs, "true": true} | summary(values)
+                told["below_zero"] = float(read((values < 0).mean()))
+                q_over_p = math.exp(float(read(sampler.log_prob(target))) + true)
+                found.append(told | {"tends_to": math.log1p(N * q_over_p) if of_its_own else true})
             advance()
     return found
 
 
 # %% Pictures
 def show_softmax(path, data: Data, model: LanguageModel, context: np.ndarray, show: bool) -> dict:
-    """The slide's picture: W h + b = s, p = softmax(s), for the words that are likely here and those that are frequent."""
+    """The slide's picture: W h + b = s, p = softmax(s), for the words that are likely here, and frequent ones."""
     with mg.no_grad():
         hidden = model(context[None])
     scores, log_z = exact(model, context[None])
@@ -301,16 +317,17 @@ def show_softmax(path, data: Data, model: LanguageModel, context: np.ndarray, sh
         {"name": "h", "values": h[:, None], "sign": "·"},
         {"name": "b", "values": model.output.bias.numpy()[rows, None], "sign": "+", "below": [more]},
         {"name": "s", "values": s[rows, None], "sign": "=", "numbers": True, "below": [more]},
-        {"name": "e^s", "values": np.exp(s[rows, None]), "sign": "→", "numbers": True},
-        {"name": "p = e^s / Z", "values": p[rows, None], "sign": "→", "numbers": True, "right": words},
+        {"name": "eˢ", "values": np.exp(s[rows, None]), "sign": "exp\n→", "numbers": True},
+        {"name": "p", "values": p[rows, None], "sign": "÷ Z\n→", "numbers": True, "right": words},
     ]
-    Z = f"{math.exp(log_z):,.0f}" if log_z < 30 else f"e^{log_z:.1f}"
-    parts[4]["below"] = [more, f"sum of all {len(s):,}:", f"Z = {Z}"]
-    parts[5]["below"] = [more, "sum of all: 1,", f"of these {len(rows)}: {p[rows].sum():.2f}"]
-    foot = (
-        f"Rows of {len(rows)} of {len(s):,} words: the {len(likely)} likeliest here, and the most frequent others. "
-        "Blue: above zero, red: below; darkest is the largest of its block."
-    )
+    Z = f"{math.exp(log_z):,.0f}" if log_z < 15 else f"e^{log_z:.1f}"
+    parts[4]["below"] = [more, "sum of all:", f"Z = {Z}"]
+    parts[5]["below"] = [more, "sum of all:", "1"]
+    chosen_as = f"{len(rows)} of {len(s):,} words: the {len(likely)} likeliest here and the most frequent others"
+    foot = [
+        f"{chosen_as}; they have {p[rows].sum():.0%} of the probability.",
+        "Blue is above zero, red below; the darkest cell of a block is the largest in size.",
+    ]
     title = f"What comes after “{data.in_words(context)}”?   p = softmax(W h + b)"
     blocks(path, title, parts, foot, show)
     return {"context": data.in_words(context), "words": words, "scores": s[rows], "probabilities": p[rows]}
@@ -335,8 +352,8 @@ def show_denominators(path, found: Sequence[Mapping], title: str, show: bool) ->
         if rho and (held := where_theory_holds(rho, sizes)):
             style = {"color": "#D55E00", "linestyle": "--", "linewidth": 3}
             panels[1]["series"]["−(ρ − 1) / 2N, from N = ρ on"] = (held, [(1 - rho) / (2 * N) for N in held], style)
-        method = name.replace(", ", ",\n") if ", " in name else f"{name}\nρ = {rho:,.3g}"
-        above.append(panels[0] | {"title": method, "log": "xy", "ylabel": "Ẑ / Z", "ylim": (0.01, 30)})
+        method = f"{name}\nρ = {rho:,.3g}" if rho else name.replace(", ", ",\n")
+        above.append(panels[0] | {"title": method, "log": "xy", "ylabel": "Ẑ / Z", "ylim": (0.01, 10)})
         below.append(panels[1] | {"ylabel": "log Ẑ − log Z", "ylim": (-4, 2)})
     above[0] |= {"band_name": "9 of 10 runs", "xlabel": "N, words drawn"}
     bands(path, title, [above, below], show)
@@ -348,19 +365,19 @@ def show_convergence(path, found: Sequence[Mapping], title: str, show: bool) -> 
     for i, name in enumerate(dict.fromkeys(row["method"] for row in found)):
         rows = [row for row in found if row["method"] == name]
         look = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 9, "linewidth": 1.2}
-        seen = [row for row in rows if abs(row["log"]["mean"]) > 3 * row["log"]["standard_error"]]
+        seen = [row for row in rows if abs(row["bias"]["mean"]) > 5 * row["bias"]["standard_error"]]
         if seen:
-            off[name] = ([row["N"] for row in seen], [abs(row["log"]["mean"]) for row in seen], look)
+            off[name] = ([row["N"] for row in seen], [abs(row["bias"]["mean"]) for row in seen], look)
         spread[name] = ([row["N"] for row in rows], [row["ratio"]["sd"] for row in rows], look)
         if (rho := rows[0]["rho"]) and (held := where_theory_holds(rho, [row["N"] for row in rows])):
             dashed = {"color": COLOURS[i], "linestyle": "--", "marker": "", "linewidth": 2}
             off[f"_{name}"] = (held, [(rho - 1) / (2 * N) for N in held], dashed)
             spread[f"_{name}"] = (held, [math.sqrt((rho - 1) / N) for N in held], dashed)
-    panels = [
-        {"series": off, "ylabel": "|mean of log Ẑ − log Z|", "title": "bias: dashed (ρ − 1) / 2N"},
-        {"series": spread, "ylabel": "standard deviation of Ẑ / Z", "title": "spread: dashed √((ρ − 1) / N)"},
-    ]
-    lines(path, title, [panel | {"xlabel": "N, words drawn", "log": "xy"} for panel in panels], show)
+    bias = {"title": "bias (where above 5 standard errors); dashed (ρ − 1) / 2N", "ylabel": "|mean of log Ẑ − log Z|"}
+    sd = {"title": "spread; dashed √((ρ − 1) / N)", "ylabel": "standard deviation of Ẑ / Z"}
+    panels = [bias | {"series": off}, sd | {"series": spread}]
+    shared = {"xlabel": "N, words drawn", "log": "xy"}
+    lines(path, title, [panel | shared for panel in panels if panel["series"]], show)
 
 
 def show_losses(path, found: Sequence[Mapping], ylabels: Mapping[int, str], title: str, show: bool) -> None:
@@ -371,14 +388,15 @@ def show_losses(path, found: Sequence[Mapping], ylabels: Mapping[int, str], titl
         for name in dict.fromkeys(row["estimator"] for row in found):
             here = [row for row in found if (row["context"], row["estimator"]) == (c, name)]
             sizes = [row["N"] for row in here]
+            gray = {"color": "gray", "linewidth": 1.5, "linestyle": ":"}
             series = {
-                "zero": (sizes, [0.0] * len(sizes), {"color": "gray", "linewidth": 1.5, "linestyle": ":"}),
+                "zero, as if P were 1": (sizes, [0.0] * len(sizes), gray),
                 "exact": (sizes, [row["true"] for row in here], {"color": "black", "linewidth": 1.5}),
                 "mean of the runs": (sizes, [row["mean"] for row in here]),
             }
-            if here[0]["tends_to"] is not None:
+            if here[0]["tends_to"] != here[0]["true"]:
                 style = {"color": "#D55E00", "linestyle": "--", "linewidth": 3}
-                series["log(1 + N q_t / p_t)"] = (sizes, [row["tends_to"] for row in here], style)
+                series["log(1 + N q(t) / P(t | h))"] = (sizes, [row["tends_to"] for row in here], style)
             panels.append({"series": series, "band": (sizes, *([row[end] for row in here] for end in ("low", "high")))})
             panels[-1] |= {"log": "x", "title": "" if rows else name.replace(", ", ",\n"), "ylabel": ylabel}
         rows.append(panels)
@@ -406,14 +424,14 @@ def print_denominators(found: Sequence[Mapping], N: int, contexts: Sequence[Mapp
             rho = row["rho"]
             sd, bias, ess = (math.sqrt((rho - 1) / N), (1 - rho) / (2 * N), N / rho) if rho else (None, None, None)
             ratio = [plus_minus(row["ratio"], 1.0), row["ratio"]["sd"], sd]
-            rows.append([row["method"], rho, *ratio, plus_minus(row["log"]), bias, row["effective_sample_size"], ess])
+            rows.append([row["method"], rho, *ratio, plus_minus(row["bias"]), bias, row["effective_sample_size"], ess])
         table(f"“{context['words']}”: Z from N = {N} words, mean ± standard error", headers, rows)
 
 
 def print_losses(found: Sequence[Mapping], N: int, contexts: Sequence[Mapping]) -> None:
     headers = ["context → target", "estimator", "−log P(t | h)", "estimated", "sd", "below zero"]
     rows = []
-    for row in (row for row in found if row["N"] == N):
+    for row in sorted((row for row in found if row["N"] == N), key=lambda row: row["context"]):
         context = contexts[row["context"]]
         target = next(iter(context["likeliest"]))
         numbers = [row["true"], plus_minus(row), row["sd"], f"{row['below_zero']:.1%}"]
@@ -432,7 +450,7 @@ def parser():
 
 
 def checked(args) -> None:
-    for name, least, most in (("vocab", 64, 1 << 20), ("dim", 1, 64), ("words", 1, 10**9)):
+    for name, least, most in (("vocab", 64, 1 << 16), ("dim", 1, 64), ("words", 1, 10**9)):
         if not least <= getattr(args, name) <= most:
             raise DemoError(f"--{name} must lie in {least} to {most:,}, got {getattr(args, name)}")
 
@@ -445,7 +463,7 @@ def main(argv=None) -> None:
     out, key = output_folder(args.out), mg.Key(args.seed)
     if args.quick:
         args.vocab, args.words = min(args.vocab, 1024), min(args.words, 20_000)
-    budget = 1 << 16 if args.quick else 1 << 21  # words drawn, of one method and N
+    budget = 1 << 16 if args.quick else 1 << 22  # words drawn, of one method and N
 
     reading = ("reading docstrings", "files") if args.corpus is None else (f"reading {args.corpus.name}", "bytes")
     with counted(*reading) as progress:
