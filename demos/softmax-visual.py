@@ -17,7 +17,8 @@ frequent ones those where P has the least entropy, the median, and the greatest.
     denominators.png   there, Ẑ = Σ_j e^s_j / c_j from N words that are drawn, c_j being how often j was to be expected
                        among them: N q(j), if the words are independent. Four such q; and two ways to draw distinct
                        words, Gumbel top-k, and `Unique`, TensorFlow's. Nine of ten runs lie in the shade
-    convergence.png    the same: how far off log Ẑ is on average, and how far Ẑ is in a single run
+    convergence.png    the same: how far off log Ẑ is on average, and how far Ẑ is in a single run (of distinct words
+                       from N = 2 on: with a single word, the variance of Gumbel's is infinite)
     losses.png         −log P(t | h), t the likeliest word, in the first context and in the last, as it is seen by
                          importance sampling    log Ẑ − s_t: below zero when Ẑ comes out smaller than e^s_t
                          target in the sum      t is counted once, for certain, and no other time: never below zero
@@ -32,10 +33,10 @@ loss. For independent words, with ρ = Σ_w P(w | h)² / q(w), which is 1 for q 
 
 Both stand in the tables beside what was measured, with the effective sample size, ESS = (Σ_j w_j)² / Σ_j w_j² for
 w_j = e^s_j / c_j. It nears N / ρ, but is no more than the sample knows: one that missed what is likely believes itself
-far better than it is. (Since the mean of Ẑ is known, what is chance in log Ẑ can be told from Ẑ and taken off, a
-control variate; for `Unique` it is not known.) NCE is in no picture of a denominator: it takes Z to be 1 and learns
-scores for which that is nearly so. A table has the log Z that the exact softmax has learned, which is free to be
-anything.
+far better than it is. (From N = ρ on, part of the chance in log Ẑ can be told from Ẑ, whose mean is known, and is taken
+off: a control variate. The mean of `Unique` is not known.) NCE is in no picture of a denominator: it takes Z to be 1
+and learns scores for which that is nearly so. A table has the log Z that the exact softmax has learned, which is free
+to be anything.
 
 In out/softmax-visual/: the pictures and results.json. Takes half a minute, --quick under ten seconds.
 
@@ -201,7 +202,8 @@ def effective_sample_size(log_weights: type_of_array) -> type_of_array:
 def without_chance(log_ratio: type_of_array) -> type_of_array:
     """Numbers with the mean of log(Ẑ/Z), (runs,), and a smaller variance: the mean of Ẑ/Z must be known to be 1.
 
-    Control variate: log x − β (x − 1), where β is the slope of log x against x.
+    A control variate: log x − β (x − 1), where β is the slope of log x against x. It takes runs that have met all that
+    matters, for what they have not met isn't chance to them: Ẑ/Z should be within one or so of 1.
     """
     off = xp_of(log_ratio).exp(log_ratio) - 1
     return log_ratio - off * ((off - off.mean()) * log_ratio).mean() / max(float(read(off.var())), 1e-300)
@@ -210,7 +212,8 @@ def without_chance(log_ratio: type_of_array) -> type_of_array:
 def summary(values: type_of_array) -> dict[str, float]:
     """Mean, its standard error, standard deviation and a band, of values (runs,)."""
     xp, runs = xp_of(values), len(values)
-    low, high = xp.sort(values)[[round(part * (runs - 1)) for part in BAND]]
+    ordered = xp.sort(values)
+    low, high = (ordered[round(part * (runs - 1))] for part in BAND)
     mean, sd, low, high = mg.to_cpu(xp.stack([values.mean(), values.std(ddof=1), low, high])).tolist()
     return {"mean": mean, "standard_error": sd / math.sqrt(runs), "sd": sd, "low": low, "high": high}
 
@@ -219,7 +222,7 @@ def denominators(log_p, samplers: Mapping[str, Sampler], sizes, budget: int, key
     """For each method, N and context: what is known of Ẑ/Z, of log Ẑ − log Z, and of its bias. log_p (C, V)."""
     xp, found = xp_of(log_p), []
     for i, (name, sampler) in enumerate(samplers.items()):
-        rhos = [rho(each, sampler) if sampler.replacement else None for each in log_p]
+        rhos = [rho(each, sampler) for each in log_p]
         for N in sizes:
             runs = runs_of(sampler, N, budget)
             ids, seen = sampler.draw(key.fold(i, N), (runs, N))
@@ -227,13 +230,13 @@ def denominators(log_p, samplers: Mapping[str, Sampler], sizes, budget: int, key
             for c, log_p_here in enumerate(log_p):
                 log_weights = log_p_here[ids] - log_count
                 log_ratio = mg.logsumexp(log_weights, axis=1)  # log(Ẑ/Z), as P is e^s / Z
-                told = {"context": c, "method": name, "N": N, "runs": runs, "rho": rhos[c]}
+                told = {"context": c, "method": name, "N": N, "runs": runs}
                 told["ratio"], told["log"] = summary(xp.exp(log_ratio)), summary(log_ratio)
                 mean_is_known = not isinstance(sampler, Unique)
-                told["bias"] = summary(without_chance(log_ratio)) if mean_is_known else told["log"]
-                ess = effective_sample_size(log_weights).mean() if sampler.replacement else None
-                told["effective_sample_size"] = None if ess is None else float(read(ess))
-                found.append(told)
+                told["bias"] = summary(without_chance(log_ratio)) if mean_is_known and N >= rhos[c] else told["log"]
+                ess = float(read(effective_sample_size(log_weights).mean()))
+                of_independent = {"rho": rhos[c], "effective_sample_size": ess}
+                found.append(told | (of_independent if sampler.replacement else dict.fromkeys(of_independent)))
             advance()
     return found
 
@@ -241,7 +244,7 @@ def denominators(log_p, samplers: Mapping[str, Sampler], sizes, budget: int, key
 def runs_of(sampler: Sampler, N: int, budget: int) -> int:
     """As many as the budget of draws has room for: Gumbel's looks at all words, and `Unique` tries, and sorts, more."""
     looked_at = sampler.vocab_size if isinstance(sampler, GumbelTopK) else N if sampler.replacement else 8 * N
-    return max(64, min(1 << 14, budget // looked_at))
+    return max(128, min(1 << 14, budget // looked_at))
 
 
 # %% The loss from N words
@@ -368,12 +371,14 @@ def show_convergence(path, found: Sequence[Mapping], title: str, show: bool) -> 
         seen = [row for row in rows if abs(row["bias"]["mean"]) > 5 * row["bias"]["standard_error"]]
         if seen:
             off[name] = ([row["N"] for row in seen], [abs(row["bias"]["mean"]) for row in seen], look)
-        spread[name] = ([row["N"] for row in rows], [row["ratio"]["sd"] for row in rows], look)
+        finite = [row for row in rows if row["rho"] or row["N"] > 1]  # of Gumbel's one word the variance is infinite
+        if finite:
+            spread[name] = ([row["N"] for row in finite], [row["ratio"]["sd"] for row in finite], look)
         if (rho := rows[0]["rho"]) and (held := where_theory_holds(rho, [row["N"] for row in rows])):
             dashed = {"color": COLOURS[i], "linestyle": "--", "marker": "", "linewidth": 2}
             off[f"_{name}"] = (held, [(rho - 1) / (2 * N) for N in held], dashed)
             spread[f"_{name}"] = (held, [math.sqrt((rho - 1) / N) for N in held], dashed)
-    bias = {"title": "bias (where above 5 standard errors); dashed (ρ − 1) / 2N", "ylabel": "|mean of log Ẑ − log Z|"}
+    bias = {"title": "bias beyond 5 standard errors; dashed (ρ − 1) / 2N", "ylabel": "|mean of log Ẑ − log Z|"}
     sd = {"title": "spread; dashed √((ρ − 1) / N)", "ylabel": "standard deviation of Ẑ / Z"}
     panels = [bias | {"series": off}, sd | {"series": spread}]
     shared = {"xlabel": "N, words drawn", "log": "xy"}

@@ -208,6 +208,9 @@ def blocks(path: Path, title: str, parts: Sequence[Mapping], foot: Sequence[str]
     name: above it. sign: before it, as "+". numbers: whether they are written in the cells. below: lines under it.
     left, right: words beside its rows.
     """
+    for part in parts:
+        if np.ndim(part["values"]) != 2 or not np.size(part["values"]) or not np.isfinite(part["values"]).all():
+            raise ValueError(f"{part['name']}: expected finite numbers in rows and columns, got {part['values']!r:.60}")
     width, height = 1600, 900
     wide = [2.4 if part.get("numbers") else 1 for part in parts]  # of a cell, in heights
     beside = [[12 * max(map(len, part.get(side, [""]))) for side in ("left", "right")] for part in parts]
@@ -226,8 +229,6 @@ def blocks(path: Path, title: str, parts: Sequence[Mapping], foot: Sequence[str]
         axes.text(width / 2, height - 28 * (len(foot) - line), text, fontsize=17, **style)
     for part, sign, (of_left, of_right), w in zip(parts, signs, beside, wide, strict=True):
         values = np.asarray(part["values"], dtype=np.float64)
-        if values.ndim != 2 or not values.size or not np.isfinite(values).all():
-            raise ValueError(f"{part['name']}: expected finite numbers in rows and columns, got shape {values.shape}")
         rows, columns = values.shape
         middle, x_size, y_size = top + most * cell / 2, columns * cell * w, rows * cell
         axes.text(left + sign / 2, middle, part.get("sign", ""), fontsize=20, **style)
