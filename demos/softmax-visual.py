@@ -418,7 +418,7 @@ def print_contexts(contexts: Sequence[Mapping]) -> None:
 
 
 def plus_minus(told: Mapping, truth: float = 0.0) -> str:
-    return f"{told['mean'] - truth:+.4f} ± {told['standard_error']:.4f}".replace("-", "−")
+    return f"{told['mean'] - truth:+.4f} ± {told['standard_error']:.4f}"
 
 
 def print_denominators(found: Sequence[Mapping], N: int, contexts: Sequence[Mapping]) -> None:
@@ -449,13 +449,13 @@ def parser():
     p = common_flags(__doc__, name="softmax-visual")
     p.add_argument("--context", metavar="WORDS", help="two words, in place of the median context")
     p.add_argument("--vocab", type=int, default=4096, metavar="V", help="the most frequent words (default 4096)")
-    p.add_argument("--dim", type=int, default=16, metavar="d", help="numbers in a context (default 16)")
+    p.add_argument("--dim", type=int, default=16, metavar="d", help="numbers in a context, at most 20 (default 16)")
     p.add_argument("--words", type=int, default=300_000, metavar="n", help="how many are learned (default 300,000)")
     return p
 
 
 def checked(args) -> None:
-    for name, least, most in (("vocab", 64, 1 << 16), ("dim", 1, 64), ("words", 1, 10**9)):
+    for name, least, most in (("vocab", 64, 1 << 16), ("dim", 1, 20), ("words", 1, 10**9)):
         if not least <= getattr(args, name) <= most:
             raise DemoError(f"--{name} must lie in {least} to {most:,}, got {getattr(args, name)}")
 

@@ -179,7 +179,9 @@ def bands(path: Path, title: str, rows: Sequence[Sequence[Mapping]], show=False)
             for name, (x, y, *style) in panel["series"].items():
                 if len(x) != len(y) or not np.isfinite([x, y]).all():
                     raise ValueError(f"{name}: {len(x)} and {len(y)} numbers; expected as many, all finite")
-                look = {"color": COLOURS[0], "linewidth": 2.5} | (style[0] if style else {})
+                look = {"color": COLOURS[0], "linewidth": 2.5, "marker": "o" if len(x) == 1 else ""} | (
+                    style[0] if style else {}
+                )
                 named.setdefault(name, axes.plot(x, y, **look)[0])
             for axis in panel.get("log", ""):
                 axes.set(**{f"{axis}scale": "log"})
@@ -206,7 +208,7 @@ def blocks(path: Path, title: str, parts: Sequence[Mapping], foot: Sequence[str]
 
     values: (rows, columns), blue where positive, red where negative, the darker the larger in its block.
     name: above it. sign: before it, as "+". numbers: whether they are written in the cells. below: lines under it.
-    left, right: words beside its rows.
+    left, right: words beside its rows. Up to some 20 rows and columns can be read.
     """
     for part in parts:
         if np.ndim(part["values"]) != 2 or not np.size(part["values"]) or not np.isfinite(part["values"]).all():
