@@ -9,7 +9,7 @@ from . import consistency, samplers
 from .consistency import check_consistency
 from .sampled.hard import HardNegatives
 from .sampled.importance import ImportanceSampling
-from .sampled.in_batch import InBatchSoftmax
+from .sampled.in_batch import InBatchSoftmax, StreamingUnigram
 from .sampled.nce import NCE
 from .sampled.negative import NegativeSampling
 from .sampled.ranking import SampledSoftmax

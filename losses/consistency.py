@@ -106,7 +106,7 @@ class Consistency(NamedTuple):
         lines = [f"{name:>8}{'':11}" + "".join(f"{x:9.4f}" for x in values.tolist()) for name, values in of]
         lines.append(f"{'k':>8}{'‖∂E L/∂s‖':>11}  ∂E L/∂s, word by word")
         for (k, gradient), size in zip(self.gradients.items(), self.sizes.values(), strict=True):
-            lines.append(f"{k:>8}{_size(size):>11}" + "".join(f"{x:9.4f}" for x in gradient.tolist()))
+            lines.append(f"{k:>8}{_size(size):>11}" + "".join(f"{round(x, 4) + 0.0:9.4f}" for x in gradient.tolist()))
         zero = [str(k) for k, size in self.sizes.items() if size <= ZERO]
         verdict = "consistent: zero to 1e-12" if self.consistent else "not consistent: not zero to 1e-12"
         return "\n".join(
