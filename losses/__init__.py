@@ -7,7 +7,7 @@ practice uses.
 
 from . import samplers
 from .sampled.hard import HardNegatives
-from .sampled.importance import ImportanceSampling
+from .sampled.importance import ImportanceSampling, effective_sample_size
 from .sampled.in_batch import InBatchSoftmax
 from .sampled.nce import NCE
 from .sampled.negative import NegativeSampling
