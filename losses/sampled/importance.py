@@ -55,9 +55,9 @@ How much noise?
          draws themselves tell what (4) and (5) ask for, (ρ − 1) / N ≈ 1/ESS − 1/N. (Kong, Liu, Wong, JASA 1994.)
     (9)  So draw until it suffices, as Bengio and Senécal do: an example whose ESS is below `min_ess` gets as much noise
          again, and again, up to `max_k` words; where these don't suffice either, the exact softmax. Two things to know.
-         To stop on what was seen adds a bias of its own: a draw that holds a heavy word looks uneven and goes on, one
-         that misses it looks even and stops, so now Ẑ is too small on average. And ESS knows nothing of a word that
-         wasn't drawn: it is N for equal weights, though one other word may hold nearly all of Z. It doesn't cure (7).
+         To stop on what was seen adds a bias of its own: as a rule a draw that holds a heavy word looks uneven and goes
+         on, one that misses it looks even and stops, and Ẑ is too small on average. And ESS knows nothing of a word
+         that wasn't drawn: it is N for equal weights, though another word may hold nearly all of Z. So (7) remains.
 
 Cost per example, forward and backward, in multiply-adds:  softmax 3 V d;  this 3 (N + 1) d;  (9) as much for the N it
 comes to and N d more, to look at the weights. Noise may be shared by a batch (`sampled/layer.py`). On a GPU each round
@@ -70,6 +70,7 @@ from typing import Any, NamedTuple
 import minigrad as mg
 from minigrad.arguments import whole
 from minigrad.backend import asarray_like, quiet, to_cpu, type_of_array, xp_of
+from minigrad.ids import note_range
 
 from ..layer import of_scores
 from ..softmax import full_softmax
@@ -115,13 +116,23 @@ def effective_sample_size(log_weights: Any) -> Any:
 # ---- the fast way: a layer that gathers N + 1 rows an example, or shares them --------------------------------------
 
 
+class Drawing(NamedTuple):
+    """Examples on their way through (9), and the noise they have so far."""
+
+    hidden: mg.Tensor  # (b, d)
+    targets: type_of_array  # (b,)
+    noise: type_of_array  # (b, n), or (n,) if the batch shares it
+    a: type_of_array  # (b, n): the log weights, but for log N
+
+
 class ImportanceSampling(SampledLayer):
     """Importance sampling over `vocab_size` words for contexts of `dim` numbers. k: the N of the formulas.
 
     min_ess: None, for k noise words an example, however their weights are; or draw k, 2k, 4k, … until the effective
-    sample size of an example is so large (9). max_k: the most it draws, V unless given: with more, the softmax, which
-    then takes over, is cheaper. (`score_cost` counts the first k.) The noise can't be drawn ahead then, and the sampler
-    must draw with replacement. All other options: see `SampledLayer`; q is the unigram distribution unless given.
+    sample size of an example is so large (9). max_k: the most it draws before it takes the softmax; V unless given,
+    for as much noise costs as much as the softmax. (`score_cost` counts the first k.) The noise can't be drawn ahead
+    then, and the sampler must draw with replacement. All other options: see `SampledLayer`; q is the unigram
+    distribution unless given.
     """
 
     def __init__(self, vocab_size: int, dim: int, *, min_ess: float | None = None, max_k: int | None = None, **options):
@@ -145,8 +156,8 @@ class ImportanceSampling(SampledLayer):
     def draw(self, key, batch_size, steps=None):
         if self.min_ess is not None:
             raise ValueError(
-                f"losses.{type(self).__name__}.draw: with min_ess= the scores say how much noise it takes: give loss a "
-                "key="
+                f"losses.{type(self).__name__}.draw: with min_ess= the scores say how much noise it takes; "
+                "give loss a key="
             )
         return super().draw(key, batch_size, steps)
 
@@ -166,7 +177,7 @@ class ImportanceSampling(SampledLayer):
     def _losses(self, target_scores, noise_scores, drawn):
         return importance_sampling_loss(target_scores, noise_scores, log_count_noise=self._log_counts(drawn)[1])
 
-    def _until_it_suffices(self, some: "Drawing", key: mg.Key, step: int = 0) -> mg.Tensor:
+    def _until_it_suffices(self, some: Drawing, key: mg.Key, step: int = 0) -> mg.Tensor:
         """(9): draws more for some examples, (b,), and gives their losses, (b,)."""
         xp, n = xp_of(some.noise), some.noise.shape[-1]
         count = min(n or self._noise_shape(1)[-1], self.max_k - n)
@@ -175,44 +186,39 @@ class ImportanceSampling(SampledLayer):
             drawn = Drawn(some.targets, more)
             more_a = self._scores_of(some.hidden, drawn)[1].data - self._log_counts(drawn, 1)[1]  # log(e^s / q)
         noise, a = (xp.concatenate(pair, axis=-1) for pair in ((some.noise, more), (some.a, more_a)))
-        some = some._replace(noise=noise, a=a)
+        some = Drawing(some.hidden, some.targets, noise, a)
         enough = to_cpu(effective_sample_size(a) >= self.min_ess).tolist()  # on a GPU the wait of this round
 
         done, left = ([i for i, suffices in enumerate(enough) if suffices == wanted] for wanted in (True, False))
         losses = []
         if done:
-            losses.append(self._sampled(some.only(done)))
+            losses.append(self._sampled(self._only(done, some)))
         if left and n + count < self.max_k:
-            losses.append(self._until_it_suffices(some.only(left), key, step + 1))
+            losses.append(self._until_it_suffices(self._only(left, some), key, step + 1))
         elif left:
-            losses.append(self._exact(some.only(left)))
+            losses.append(self._exact(self._only(left, some)))
         places = sorted(range(len(enough)), key=(done + left).__getitem__)  # where each one's loss stands
         return losses[0] if len(losses) == 1 else mg.take(mg.concat(losses), asarray_like(places, noise, "int64"))
 
-    def _sampled(self, some: "Drawing") -> mg.Tensor:
+    def _only(self, examples: list[int], some: Drawing) -> Drawing:
+        """Those of some examples, by their places."""
+        hidden, targets, noise, a = some
+        if len(examples) < len(targets):
+            places = asarray_like(examples, targets, "int64")
+            hidden, targets, a = mg.take(hidden, places), targets[places], a[places]
+            noise = noise[places] if noise.ndim == 2 else noise
+        for ids in (targets, noise):
+            note_range(ids, 0, self.vocab_size - 1)  # they were looked at, or drawn: a GPU need not be asked again
+        return Drawing(hidden, targets, noise, a)
+
+    def _sampled(self, some: Drawing) -> mg.Tensor:
         drawn = Drawn(some.targets, some.noise)
         return self._losses(*self._scores_of(some.hidden, drawn), drawn)
 
-    def _exact(self, some: "Drawing") -> mg.Tensor:
+    def _exact(self, some: Drawing) -> mg.Tensor:
         bias = 0.0 if self.bias is None else self.bias
         with quiet():  # as in `FullSoftmax`
             return full_softmax(some.hidden, self.weight, bias, targets=some.targets, chunk=None)
-
-
-class Drawing(NamedTuple):
-    """Examples on their way through (9), and the noise they have so far."""
-
-    hidden: mg.Tensor  # (b, d)
-    targets: type_of_array  # (b,)
-    noise: type_of_array  # (b, n), or (n,) if the batch shares it
-    a: type_of_array  # (b, n): the log weights, but for log N
-
-    def only(self, examples: list[int]) -> "Drawing":
-        if len(examples) == len(self.targets):
-            return self
-        ids = asarray_like(examples, self.targets, "int64")
-        noise = self.noise[ids] if self.noise.ndim == 2 else self.noise
-        return Drawing(mg.take(self.hidden, ids), self.targets[ids], noise, self.a[ids])
 
 
 # In PyTorch. The trap: torch.multinomial draws without replacement unless told otherwise. Then log(N q) isn't the log
