@@ -36,8 +36,8 @@ are, and yes, the more the smaller N.
          for which ρ = 3.07, it is so by 0.0499, 0.0129 and 0.0032 for N = 20, 80 and 320.
     (6)  Σ_j w̄_j f(n_j) estimates the mean of f under p, and is off by ≈ −(1/N) Σ_w (p_w² / q(w)) (f(w) − E_p f).  For
          f = 1[w = v], word v's part in the gradient, by −(p_v / N) (p_v / q(v) − ρ). So the mean gradient isn't zero
-         where p = P; a word that the noise draws too seldom, p / q > ρ, has its score raised above log P. What is
-         learnt is off by O(1/N), while the ranking loss (`ranking.py`) learns P with any N.
+         where p = P; a word that the noise draws too seldom, p / q > ρ, has its score raised above log P. Where the
+         mean gradient is zero, p is off P by O(1/N); the ranking loss (`ranking.py`) learns P with any N.
 
 Why it may diverge.
     (7)  The target isn't in the sum. Of the softmax's own Z e^{s_t} is a part, so its loss is never negative. Here
@@ -126,7 +126,7 @@ class Drawing(NamedTuple):
 
 
 class ImportanceSampling(SampledLayer):
-    """Importance sampling over `vocab_size` words for contexts of `dim` numbers. k: the N of the formulas.
+    """Importance sampling over `vocab_size` words for contexts of `dim` numbers. k (or shared): the N above.
 
     min_ess: None, for k noise words an example, however their weights are; or draw k, 2k, 4k, … until the effective
     sample size of an example is so large (9). max_k: the most it draws before it takes the softmax; V unless given,
@@ -169,20 +169,22 @@ class ImportanceSampling(SampledLayer):
             raise ValueError(f"losses.{type(self).__name__}.loss: with min_ess= give key=, to draw the noise with")
         xp, rows = xp_of(targets), (len(targets),) if self.shared is None else ()
         nothing = xp.empty((*rows, 0), "int64"), xp.empty((len(targets), 0), self.weight.dtype)
-        losses = self._until_it_suffices(Drawing(hidden, targets, *nothing), key)
+        with quiet():  # scores that overflow are an error in `_reduced`
+            losses = self._until_it_suffices(Drawing(hidden, targets, *nothing), key)
         return self._reduced(losses, reduction, hidden)
 
     loss.__doc__ = SampledLayer.loss.__doc__
 
     def _losses(self, target_scores, noise_scores, drawn):
-        return importance_sampling_loss(target_scores, noise_scores, log_count_noise=self._log_counts(drawn)[1])
+        with quiet():  # ∞ − ∞ is an error in `_reduced`
+            return importance_sampling_loss(target_scores, noise_scores, log_count_noise=self._log_counts(drawn)[1])
 
     def _until_it_suffices(self, some: Drawing, key: mg.Key, step: int = 0) -> mg.Tensor:
         """(9): draws more for some examples, (b,), and gives their losses, (b,)."""
         xp, n = xp_of(some.noise), some.noise.shape[-1]
         count = min(n or self._noise_shape(1)[-1], self.max_k - n)
         more = self._draw(key.fold(step) if step else key, (*some.noise.shape[:-1], count))[0]
-        with mg.no_grad(), quiet():
+        with mg.no_grad():
             drawn = Drawn(some.targets, more)
             more_a = self._scores_of(some.hidden, drawn)[1].data - self._log_counts(drawn, 1)[1]  # log(e^s / q)
         noise, a = (xp.concatenate(pair, axis=-1) for pair in ((some.noise, more), (some.a, more_a)))
@@ -217,12 +219,11 @@ class ImportanceSampling(SampledLayer):
 
     def _exact(self, some: Drawing) -> mg.Tensor:
         bias = 0.0 if self.bias is None else self.bias
-        with quiet():  # as in `FullSoftmax`
-            return full_softmax(some.hidden, self.weight, bias, targets=some.targets, chunk=None)
+        return full_softmax(some.hidden, self.weight, bias, targets=some.targets, chunk=None)
 
 
 # In PyTorch. The trap: torch.multinomial draws without replacement unless told otherwise. Then log(N q) isn't the log
-# of the expected count, and Ẑ is biased. (Nor is this cross_entropy of the k + 1 scores: the target is not in the sum.)
+# of the expected count, and Ẑ is biased. (Nor is this cross_entropy of the N + 1 scores: the target is not in the sum.)
 IN_PYTORCH = """
 import torch
 

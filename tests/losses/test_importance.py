@@ -39,7 +39,7 @@ def where_tensors_are_made(target, noise, *, log_count_noise):
 
 @pytest.mark.parametrize("lesson", CHAPTER.lessons, ids=name)
 def test_the_function_keeps_what_the_chapter_says(lesson):
-    assert smallest_failure(lesson, where_tensors_are_made) is None
+    assert smallest_failure(lesson, where_tensors_are_made, max_examples=100) is None
 
 
 def layer_with_scores(s, q, k, **options):
@@ -56,6 +56,7 @@ def estimates(s, q, k):
     """Ẑ = e^(L + s_t) of every draw of k noise words, through the layer; and the chance of each."""
     layer, h = layer_with_scores(s, q, k)
     draws, chance = every_draw(mg.to_cpu(layer.sampler.probs), k)
+    draws, chance = draws[chance > 0], chance[chance > 0]
     targets = np.zeros(len(draws), "int64")
     losses = layer.loss(np.tile(h, (len(draws), 1)), targets, noise=draws, reduction="none").numpy()
     return np.exp(losses + s[0]), chance
@@ -75,11 +76,12 @@ def model(s):
 # ---- (1) to (3): the estimate, the loss, its gradient -------------------------------------------------------------
 
 
-@given(distributions())
-def test_step_1_z_is_the_mean_of_e_to_the_s_over_q(example):
-    p, q, _ = example
-    s = np.log(p) + 2.0
-    assert math.isclose(q @ (np.exp(s) / q), np.exp(s).sum(), rel_tol=1e-12)
+def test_step_1_z_is_the_mean_of_e_to_the_s_over_q_if_q_is_positive_for_every_word():
+    """All draws of one word: the mean of Ẑ, which is then e^s / q. Without the last word its part of Z is missing."""
+    s = np.array([1.0, -0.5, 2.0])
+    for q, z in (([0.2, 0.7, 0.1], np.exp(s).sum()), ([0.2, 0.8, 0.0], np.exp(s[:2]).sum())):
+        found, chance = estimates(s, q, 1)
+        assert math.isclose(chance @ found, z, rel_tol=1e-12)
 
 
 @given(scores(limit=4.0))
@@ -207,13 +209,13 @@ def test_step_4_each_context_may_have_a_q_of_its_own(example, seed):
 
 
 def test_step_4_words_drawn_without_replacement_have_an_unbiased_estimate_too():
-    b, q = 20_000, [8, 4, 2, 2, 1, 1, 1, 1]
+    b, q = 10_000, [8, 4, 2, 2, 1, 1, 1, 1]
     hidden, targets = np.zeros((b, 2), "float32"), np.zeros(b, "int64")
     layer = ImportanceSampling(8, 2, key=mg.Key(0), k=4, sampler=GumbelTopK(q))
     layer.bias.data = mg.tensor(np.linspace(2.0, 0.0, 8, dtype="float32")).data
     losses = layer.loss(hidden, targets, key=mg.Key(1), reduction="none").numpy()
     z, estimate = np.exp(layer.bias.numpy().astype("float64")).sum(), np.exp(losses.astype("float64") + 2.0)
-    assert abs(estimate.mean() - z) <= 6 * estimate.std() / math.sqrt(b) < 0.02 * z
+    assert abs(estimate.mean() - z) <= 6 * estimate.std() / math.sqrt(b) < 0.03 * z
 
 
 @given(vocab_batches(), st.integers(0, 99))
@@ -332,6 +334,18 @@ def test_step_6_the_mean_gradient_is_not_zero_at_log_p_and_raises_a_word_seldom_
     ]
     assert np.allclose(slope, expectations(truth, q, n)[2] - truth, atol=1e-8)
     assert truth[0] / q[0] > rho and slope[0] < -0.05 and abs(sum(slope)) < 1e-8
+
+
+def test_step_6_where_the_mean_gradient_is_zero_p_is_off_by_one_over_n():
+    truth, q = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.1, 0.2, 0.3, 0.4])
+    rho, off = (truth**2 / q).sum(), []
+    for n in (40, 80, 160):
+        s = np.log(truth)
+        for _ in range(100):
+            s -= np.log(expectations(model(s)[1], q, n)[2]) - np.log(truth)  # until E w̄ is the truth
+        off.append(model(s)[1] - truth)
+    assert np.allclose(off[2], truth * (truth / q - rho) / 160, rtol=0, atol=0.1 * abs(off[2]).max())
+    assert np.allclose(off[1] / off[2], 2, rtol=0.1) and off[2][0] > 0.004
 
 
 # ---- (7): why it may diverge --------------------------------------------------------------------------------------
@@ -517,7 +531,7 @@ def test_step_9_the_same_key_has_the_same_loss_and_the_mean_is_that_of_the_examp
 
 @pytest.mark.parametrize("shared", [None, 8])
 def test_step_9_an_ess_of_one_is_always_there_and_the_loss_that_of_a_layer_without(shared):
-    options = {"key": mg.Key(0), "k": 3, "shared": shared}
+    options = {"key": mg.Key(0), "k": 1, "shared": shared}
     hidden, targets = mg.Key(1).normal((6, 4)), range(6)
     plain, adaptive = (ImportanceSampling(50, 4, **options, **more) for more in ({}, {"min_ess": 1}))
     losses = [layer.loss(hidden, list(targets), key=mg.Key(2), reduction="none") for layer in (plain, adaptive)]
@@ -526,15 +540,11 @@ def test_step_9_an_ess_of_one_is_always_there_and_the_loss_that_of_a_layer_witho
 
 def test_step_9_an_example_whose_noise_suffices_is_given_no_more():
     layer, hidden, targets = an_adaptive_layer()
-    noise = by_hand(layer, layer.raw_scores(hidden).numpy(), mg.Key(0))
-    few = [e for e in range(20) if noise[e] is not None]
-    hidden, targets = mg.param(hidden.numpy()[few]), targets[few]
-    noise = by_hand(layer, layer.raw_scores(hidden).numpy(), mg.Key(0))
-    lengths = [len(n) for n in noise.values() if n]
+    layer.max_k = 1 << 20
+    lengths = [len(n) for n in by_hand(layer, layer.raw_scores(hidden).numpy(), mg.Key(0)).values()]
     layer.loss(hidden, targets, key=mg.Key(0)).backward()
-    if None not in noise.values():
-        assert len(layer.weight.grad.ids) == sum(1 + n for n in lengths)
-    assert min(lengths) == 4 < max(lengths)
+    assert len(layer.weight.grad.ids) == sum(1 + n for n in lengths)
+    assert min(lengths) == 4 and max(lengths) > 28
 
 
 def test_step_9_where_max_k_does_not_suffice_it_is_the_softmax():
@@ -656,11 +666,14 @@ def test_with_min_ess_noise_cannot_be_drawn_ahead():
         layer.loss(hidden, targets, key=3)
 
 
-def test_weights_that_are_not_finite_are_an_error_with_min_ess_too():
-    layer, hidden, targets = an_adaptive_layer()
-    layer.bias.data = mg.tensor(np.full(40, np.nan)).data
+@pytest.mark.parametrize("shared, min_ess", [(None, None), (None, 3), (True, 3)])
+@pytest.mark.parametrize("wrong", [np.nan, 1e308], ids=["not a number", "an overflow"])
+def test_weights_that_are_too_large_or_no_numbers_are_an_error(wrong, shared, min_ess):
+    layer, hidden, targets = an_adaptive_layer(shared=shared)
+    layer.min_ess = min_ess
+    layer.weight.data = mg.tensor(np.full((40, 3), wrong)).data
     with pytest.raises(FloatingPointError, match="the loss of some example is not finite"):
-        layer.loss(hidden, targets, key=mg.Key(0))
+        layer.loss(100.0 * hidden, targets, key=mg.Key(0))
 
 
 def test_a_target_that_is_never_drawn_is_refused():

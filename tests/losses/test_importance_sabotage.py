@@ -177,53 +177,36 @@ SABOTAGE = [
     (written_into_what_it_was_given, "one loss an example"),
     (log_q_forgotten, "the loss is log Ẑ − s_t"),
     (log_q_forgotten, "E Ẑ is Z"),
-    (log_q_forgotten, "no draw errs if q = p"),
     (log_q_forgotten_in_the_gradient, "a noise word's gradient is its share of Ẑ"),
-    (log_q_forgotten_in_the_gradient, "G is the derivative of the loss"),
     (sign_of_log_q_flipped, "the loss is log Ẑ − s_t"),
     (sign_of_log_q_flipped, "E Ẑ is Z"),
     (log_n_forgotten, "the loss is log Ẑ − s_t"),
-    (log_n_forgotten, "E Ẑ is Z"),
     (log_n_forgotten, "the whole vocabulary is the softmax"),
     (divided_by_n_twice, "the loss is log Ẑ − s_t"),
-    (divided_by_n_twice, "E Ẑ is Z"),
     (the_target_in_the_sum, "the loss is log Ẑ − s_t"),
     (the_target_in_the_sum, "the target's gradient is −1"),
-    (the_target_in_the_sum, "the whole vocabulary is the softmax"),
     (the_target_in_the_sum, "the loss falls without end"),
     (the_targets_gradient_as_in_the_softmax, "the target's gradient is −1"),
-    (the_targets_gradient_as_in_the_softmax, "G is the derivative of the loss"),
     (the_targets_gradient_forgotten, "the whole vocabulary is the softmax"),
     (the_targets_gradient_forgotten, "G is right far from zero"),
     (the_targets_score_forgotten, "a constant in all scores changes nothing"),
-    (the_targets_score_forgotten, "the loss falls without end"),
     (sign_of_the_noise_gradient_lost, "a noise word's gradient is its share of Ẑ"),
     (weights_that_do_not_sum_to_one, "a noise word's gradient is its share of Ẑ"),
-    (weights_that_do_not_sum_to_one, "the whole vocabulary is the softmax"),
-    (weights_without_their_sum, "a noise word's gradient is its share of Ẑ"),
     (weights_without_their_sum, "a constant in all scores changes nothing"),
-    (every_noise_word_with_the_same_weight, "a noise word's gradient is its share of Ẑ"),
     (every_noise_word_with_the_same_weight, "G is the derivative of the loss"),
     (softmax_over_the_batch, "a noise word's gradient is its share of Ẑ"),
     (mean_of_logs_for_log_of_mean, "the loss is log Ẑ − s_t"),
-    (mean_of_logs_for_log_of_mean, "E Ẑ is Z"),
-    (greatest_for_the_sum, "the loss is log Ẑ − s_t"),
     (greatest_for_the_sum, "no draw errs if q = p"),
     (log_of_sum_of_exp, "the loss is right far from zero"),
     (noise_clipped, "the loss is right far from zero"),
     (counts_not_in_logarithms, "the loss is log Ẑ − s_t"),
     (exp_over_the_sum_of_exp, "G is right far from zero"),
-    (never_negative, "the loss is log Ẑ − s_t"),
     (never_negative, "the loss falls without end"),
-    (noise_that_scores_as_the_target_masked, "the loss is log Ẑ − s_t"),
     (noise_that_scores_as_the_target_masked, "the whole vocabulary is the softmax"),
-    (noise_that_scores_as_the_target_masked, "E Ẑ is Z"),
-    (equal_noise_counted_once, "the loss is log Ẑ − s_t"),
     (equal_noise_counted_once, "E Ẑ is Z"),
     (counts_of_the_first_example_for_all, "the loss is log Ẑ − s_t"),
     (counts_go_with_the_examples, "one row of counts serves all"),
     (counts_in_one_row_ignored_in_the_gradient, "one row of counts serves all"),
-    (gradient_of_the_mean, "the target's gradient is −1"),
     (gradient_of_the_mean, "G is the derivative of the loss"),
     (an_absolute_scale, "a constant in all scores changes nothing"),
     (a_float64_constant, "float32 stays float32"),
@@ -241,7 +224,7 @@ def test_the_lesson_does_not_let_the_mutant_pass(mutant, lesson):
 @pytest.mark.cpu
 @pytest.mark.parametrize("lesson", LESSONS.values(), ids=lambda lesson: lesson.holds.__name__)
 def test_every_lesson_lets_the_sound_function_pass_and_has_a_mutant(lesson):
-    assert smallest_failure(lesson, sound) is None
+    assert smallest_failure(lesson, sound, max_examples=50) is None
     assert lesson.name in {name for _, name in SABOTAGE}
 
 
@@ -249,9 +232,9 @@ def test_every_lesson_lets_the_sound_function_pass_and_has_a_mutant(lesson):
 def test_a_mutant_of_log_q_passes_the_lessons_that_are_not_about_it():
     """Lessons blame the right step: not every mutant fails everywhere."""
     for lesson in ("one loss an example", "the target's gradient is −1", "a constant in all scores changes nothing"):
-        assert smallest_failure(LESSONS[lesson], log_q_forgotten) is None
-    assert smallest_failure(LESSONS["the whole vocabulary is the softmax"], log_q_forgotten) is None
-    assert smallest_failure(LESSONS["G is the derivative of the loss"], the_target_in_the_sum) is None
+        assert smallest_failure(LESSONS[lesson], log_q_forgotten, max_examples=50) is None
+    assert smallest_failure(LESSONS["the whole vocabulary is the softmax"], log_q_forgotten, max_examples=50) is None
+    assert smallest_failure(LESSONS["G is the derivative of the loss"], the_target_in_the_sum, max_examples=50) is None
 
 
 # ---- the effective sample size --------------------------------------------------------------------------------------
