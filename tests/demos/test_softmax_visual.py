@@ -375,6 +375,8 @@ def test_of_many_words_the_likeliest_and_the_most_frequent_are_shown(data, monke
     likeliest = [data.words[i] for i in np.argsort(-scores)[:2]]
     others = [word for word in data.words if word not in likeliest]
     assert sorted(words) == sorted(likeliest + others[:2])
+    W, h, b, s, *_ = (np.asarray(part["values"], dtype=float) for part in drawn["parts"])
+    np.testing.assert_allclose(W @ h + b, s, rtol=1e-4, atol=1e-5)
     assert drawn["foot"][0].startswith("4 of 10 words: the 2 likeliest here and the most frequent others; they have ")
 
 
@@ -423,6 +425,7 @@ def test_errors_are_shown_where_they_are_beyond_chance(found):
     assert bias["series"]["_uniform"][:2] == ([4], [pytest.approx((rho - 1) / 8)])
     assert spread["series"]["_uniform"][:2] == ([4], [pytest.approx(math.sqrt((rho - 1) / 4))])
     assert "_Gumbel top-k, unigram" not in bias["series"]
+    assert spread["series"]["Gumbel top-k, unigram"][0] == [2, 4]  # of one word, the variance is infinite
 
 
 def test_only_what_estimates_another_number_has_a_dashed_line_in_the_picture_of_losses():
