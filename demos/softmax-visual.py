@@ -63,7 +63,7 @@ from threadpoolctl import threadpool_limits
 
 import losses
 import minigrad as mg
-from losses.sampled.importance import importance_sampling
+from losses.sampled.importance import effective_sample_size, importance_sampling
 from losses.sampled.ranking import sampled_softmax
 from losses.samplers import GumbelTopK, LogUniform, Sampler, Uniform, Unigram, Unique
 from minigrad.backend import read, type_of_array, xp_of
@@ -194,11 +194,6 @@ def rho(log_p: type_of_array, sampler: Sampler) -> float:
 
 
 # %% Z from N words
-def effective_sample_size(log_weights: type_of_array) -> type_of_array:
-    """(Σ w)² / Σ w², of the last axis."""
-    return xp_of(log_weights).exp(2 * mg.logsumexp(log_weights, axis=-1) - mg.logsumexp(2 * log_weights, axis=-1))
-
-
 def without_chance(log_ratio: type_of_array) -> type_of_array:
     """Numbers with the mean of log(Ẑ/Z), (runs,), and a smaller variance: the mean of Ẑ/Z must be known to be 1.
 
