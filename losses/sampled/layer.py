@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import minigrad as mg
 from minigrad.arguments import whole
-from minigrad.backend import read, type_of_array, xp_of
+from minigrad.backend import read, type_of_array
 from minigrad.ids import note_range, placed_ids
 
 from ..layer import OutputLayer, ScoreCost
@@ -112,13 +112,8 @@ class SampledLayer(OutputLayer):
 
     def _scores_of(self, hidden: mg.Tensor, drawn: Drawn) -> tuple[mg.Tensor, mg.Tensor]:
         """Scores of targets (B,) and noise (B, m): rows of each example's own, or one product for all."""
-        if drawn.noise.ndim == 2:
-            xp = xp_of(drawn.noise)
-            scores = self._row_scores(
-                hidden, xp.concatenate([drawn.targets[:, None], drawn.noise], axis=1)
-            )  # (B, 1 + k)
-            return scores[:, 0], scores[:, 1:]
-        return self._row_scores(hidden, drawn.targets[:, None])[:, 0], self._shared_scores(hidden, drawn.noise)
+        scores_of_noise = self._row_scores if drawn.noise.ndim == 2 else self._shared_scores
+        return self._row_scores(hidden, drawn.targets), scores_of_noise(hidden, drawn.noise)
 
     def _log_counts(self, drawn: Drawn, k: int | None = None) -> tuple[type_of_array, type_of_array]:
         """How often targets, (B,), and noise, of its shape, were to be expected among k noise words: the logarithms.
