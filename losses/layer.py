@@ -24,9 +24,11 @@ import minigrad as mg
 from minigrad.arguments import whole
 from minigrad.backend import on_cpu, read, type_of_array, xp_of
 from minigrad.ids import placed_ids
+from minigrad.rows import worth_a_kernel
 from minigrad.rules import look_up
 from minigrad.rules import rows as rows_of
 
+from . import kernels
 from .samplers import checked_counts, zipf
 
 # ---- (1) and (2) ------------------------------------------------------------------------------------------------
@@ -41,22 +43,29 @@ def row_scores_naive(hidden: Any, weight: Any, *bias: Any, ids: type_of_array) -
 
 def _row_scores(hidden, weight, *bias, ids):
     """(1) for rows of each example's own: ids (B,) -> s (B,), or ids (B, k) -> s (B, k). `bias`: one, or none."""
-    rows = weight.take(ids.reshape(len(ids), -1), axis=0)  # (B, k, d): weight[ids], but faster
-    scores = (rows @ hidden[:, :, None]).reshape(ids.shape)  # for each example a matrix times a vector
+    each = ids.reshape(len(ids), -1)  # (B, k)
+    if fast := worth_a_kernel(weight, hidden) and hidden.flags.c_contiguous:
+        rows, scores = fast, xp_of(hidden).empty(each.shape, hidden.dtype)
+        kernels.row_scores(hidden, weight, each, scores)
+    else:
+        rows = weight.take(each, axis=0)  # (B, k, d): weight[each], but faster
+        scores = (rows @ hidden[:, :, None])[:, :, 0]  # for each example a matrix times a vector
+    scores = scores.reshape(ids.shape)
     return scores + bias[0].take(ids) if bias else scores, rows
 
 
 def _row_scores_rule(g, y, rows, hidden, weight, *bias, ids):
     """(2), with g = G, and with h for each row that an example looks at."""
-    (batch, dim), k = hidden.shape, ids.size // len(ids)
-    G = g.reshape((batch, 1, k))
-    if rows is None:  # for derivatives of derivatives all that is here is a tensor
-        rows = look_up(weight, ids=ids.reshape(batch, k))  # (B, k, d)
-        d_rows = G.reshape((batch, k, 1)) * mg.reshape(hidden, (batch, 1, dim))
+    (batch, dim), k, xp = hidden.shape, ids.size // len(ids), xp_of(ids)
+    G = g.reshape((batch, k, 1))
+    if rows is True:
+        d_hidden, d_rows = xp.empty_like(hidden), xp.empty((batch, k, dim), hidden.dtype)
+        kernels.row_gradients(xp.ascontiguousarray(G), hidden, weight, ids.reshape(batch, k), d_hidden, d_rows)
     else:
-        d_rows = xp_of(hidden).einsum("bk,bd->bkd", G[:, 0], hidden)
-    d_hidden = G * rows if k == 1 else G @ rows  # (B, 1, d)
-    return d_hidden.reshape((batch, dim)), *_rows(ids, weight, d_rows, bias, g)
+        rows = look_up(weight, ids=ids.reshape(batch, k)) if rows is None else rows  # None: all are tensors
+        d_hidden = (G.reshape((batch, 1, k)) @ rows).reshape((batch, dim))
+        d_rows = G * mg.reshape(hidden, (batch, 1, dim))  # (B, k, d)
+    return d_hidden, *_rows(ids, weight, d_rows, bias, g)
 
 
 def _shared_scores(hidden, weight, *bias, ids):

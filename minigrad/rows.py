@@ -60,6 +60,10 @@ class Rows:
     def values(self) -> type_of_array:
         return self._merged()[1]
 
+    def parts(self) -> list[tuple[type_of_array, type_of_array]]:
+        """(ids, values) of the look-ups that these rows come from, if they are few: who goes through them moves none."""
+        return self._parts if len(self._parts) <= 8 else [self._merged()]
+
     def _merged(self):
         if len(self._parts) > 1:  # put off until somebody looks: n look-ups of one table cost O(n), not O(n²)
             ids, values = zip(*self._parts, strict=True)
@@ -118,7 +122,9 @@ class Rows:
 
     def add_to(self, out: type_of_array, scale: float = 1.0) -> type_of_array:
         """out += scale · self, in place: equation (1). `out` has the full shape. Returns `out`."""
-        return _add_rows(out, self.ids, self.values, scale)
+        for ids, values in self.parts():
+            _add_rows(out, ids, values, scale)
+        return out
 
     def dense(self) -> type_of_array:
         """The array written out: O(V d)."""
@@ -126,11 +132,15 @@ class Rows:
 
     def coalesce(self) -> "Rows":
         """The same rows, each id once and in rising order, its values summed in the order they came in."""
-        xp = xp_of(self.values)
-        tell("wait", 0, device_of(self.values))  # for how many they are
-        unique, position = xp.unique(self.ids, return_inverse=True)
+        (ids, values), xp = self._merged(), xp_of(self.values)
+        if worth_a_kernel(values, values, 128):
+            unique, sums = xp.empty_like(ids), xp.empty_like(values)
+            n = kernels.coalesce(ids, ids.argsort(kind="stable"), flat(values), unique, flat(sums))
+            return Rows(unique[:n], sums[:n], self.shape, checked=True)
+        tell("wait", 0, device_of(values))  # for how many they are
+        unique, position = xp.unique(ids, return_inverse=True)
         sums = xp.zeros((len(unique), *self.shape[1:]), self.dtype)
-        return Rows(unique, _add_rows(sums, position, self.values), self.shape, checked=True)
+        return Rows(unique, _add_rows(sums, position, values), self.shape, checked=True)
 
 
 def add_rows(out: type_of_array, ids: type_of_array, values: type_of_array, scale: float = 1.0) -> type_of_array:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import minigrad as mg
 from minigrad.arguments import whole
-from minigrad.backend import read, type_of_array
+from minigrad.backend import read, type_of_array, xp_of
 from minigrad.ids import note_range, placed_ids
 
 from ..layer import OutputLayer, ScoreCost
@@ -120,9 +120,12 @@ class SampledLayer(OutputLayer):
 
         k: None for as many as were drawn. In the type of the weights.
         """
-        k = drawn.noise.shape[-1] if k is None else k
-        both = (self.sampler.log_expected_count(ids, k, drawn.seen) for ids in (drawn.targets, drawn.noise))
-        return tuple(log_count.astype(self.weight.dtype) for log_count in both)
+        targets, noise = drawn.targets, drawn.noise
+        k, n = noise.shape[-1] if k is None else k, 1 if noise.ndim == 2 else len(targets)
+        both = xp_of(noise).concatenate([targets[:, None] if noise.ndim == 2 else targets, noise], axis=-1)
+        log_counts = self.sampler.log_expected_count(both, k, drawn.seen).astype(self.weight.dtype)
+        of_targets, of_noise = log_counts[..., :n], log_counts[..., n:]
+        return of_targets.reshape(targets.shape), of_noise
 
     # ---- the noise ----
 
