@@ -132,6 +132,8 @@ def _twin_of_cross_entropy(rows):
 def mean(a, *, axis=None, keepdims=False):
     if 0 in [a.shape[i] for i in axes_of(a.shape, axis)]:
         raise ValueError("the mean of nothing is not defined")
+    if axis is None and not keepdims and a.dtype.char in "fd" and on_cpu(a):
+        return a.sum() / a.dtype.type(a.size)  # what a.mean() computes, begun sooner
     return a.mean(axis=axis, keepdims=keepdims)
 
 

@@ -22,9 +22,9 @@ from .ledger import tell
 
 
 def worth_a_kernel(out: type_of_array, values: type_of_array, least: int = 4096) -> bool:
-    """Whether a Numba twin may write `values` into `out`, and they are `least` or more, so that loading it pays."""
+    """Whether a Numba twin may write `values` into `out`, and they are so many (`least`) that it pays."""
     same = out.dtype == values.dtype and out.dtype.char in "fd"  # float32 or float64
-    return on_cpu(out) and same and values.size >= least and out.flags.c_contiguous
+    return on_cpu(out) and same and kernels.pays(values.size, least) and out.flags.c_contiguous
 
 
 def flat(array: type_of_array) -> type_of_array:
@@ -133,7 +133,7 @@ class Rows:
     def coalesce(self) -> "Rows":
         """The same rows, each id once and in rising order, its values summed in the order they came in."""
         (ids, values), xp = self._merged(), xp_of(self.values)
-        if worth_a_kernel(values, values, 128):
+        if worth_a_kernel(values, values):
             unique, sums = xp.empty_like(ids), xp.empty_like(values)
             n = kernels.coalesce(ids, ids.argsort(kind="stable"), flat(values), unique, flat(sums))
             return Rows(unique[:n], sums[:n], self.shape, checked=True)
