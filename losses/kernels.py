@@ -35,7 +35,7 @@ def row_scores(hidden, weight, ids, scores):
 
 @kernel(fastmath={"reassoc", "contract"})
 def row_gradients(g, hidden, weight, ids, d_hidden, d_rows):
-    """Twin of `layer._row_scores_rule`: g (B, k, 1), d_hidden (B, d), d_rows (B, k, d). A row is read, and one written."""
+    """Twin of `layer._row_scores_rule`: g (B, k, 1) -> d_hidden (B, d), d_rows (B, k, d). Each row is read once."""
     for i in range(ids.shape[0]):
         h, d_h = hidden[i], d_hidden[i]
         for x in range(h.shape[0]):

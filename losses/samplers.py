@@ -26,7 +26,6 @@ from minigrad import backend
 from minigrad.arguments import shape_of, whole
 from minigrad.backend import read, type_of_array, xp_of
 from minigrad.ids import placed_ids
-from minigrad.kernels import pays
 
 from . import kernels
 
@@ -106,7 +105,7 @@ class Unigram(Sampler):
         if self.method == "cdf":
             u = key.uniform(shape, "float64")
             return xp_of(u).searchsorted(self.cdf, u.ravel(), side="right").reshape(shape)  # (1)
-        if pays(2 * (n := math.prod(shape)), 2048) and backend.on_cpu(self.keep):
+        if (n := math.prod(shape)) >= 1024 and backend.on_cpu(self.keep):
             drawn = xp_of(self.keep).empty(n, "int64")
             kernels.draw_alias(key.fold(0).bits(2 * n), key.fold(1).bits(2 * n), self.keep, self._words_of, drawn)
             return drawn.reshape(shape)

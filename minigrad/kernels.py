@@ -7,7 +7,6 @@ the last bit where both add in the same order.
 Numba is imported, and a kernel compiled, when the kernel is first called; the compiled code is kept on disk.
 """
 
-import sys
 from collections.abc import Callable
 from functools import partial, wraps
 
@@ -34,11 +33,6 @@ def kernel(function: Callable | None = None, **options) -> Callable:
         return compiled(*args)
 
     return call
-
-
-def pays(n: int, least: int) -> bool:
-    """Whether a kernel pays for n numbers: to load Numba takes long, so for `least`, but once it is there for few."""
-    return n >= (min(least, 128) if "numba" in sys.modules else least)
 
 
 @kernel

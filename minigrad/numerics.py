@@ -90,7 +90,7 @@ def _softmax(a, axis):
 
 def _twin_of_softmax(a, axis):
     """(logsumexp, softmax) of rows by the kernel, if it is right for them: float32, along the last axis, all finite."""
-    if axis not in (-1, getattr(a, "ndim", 0) - 1) or not a.dtype.char == "f" or not worth_a_kernel(a, a, LEAST):
+    if axis not in (-1, getattr(a, "ndim", 0) - 1) or a.dtype.char != "f" or not worth_a_kernel(a, a, LEAST):
         return None
     xp, rows = xp_of(a), a.reshape(-1, a.shape[-1])
     logs, p = xp.empty(len(rows), a.dtype), xp.empty_like(rows)

@@ -20,11 +20,13 @@ from .backend import device_of, on_cpu, type_of_array, xp_of
 from .ids import check_ids
 from .ledger import tell
 
+MANY = 128  # rows, be they of one number, as a bias has: where they are updated, Numba is there for their table
+
 
 def worth_a_kernel(out: type_of_array, values: type_of_array, least: int = 4096) -> bool:
-    """Whether a Numba twin may write `values` into `out`, and they are so many (`least`) that it pays."""
+    """Whether a Numba twin may write `values` into `out`, and they are `least` or more, so that loading it pays."""
     same = out.dtype == values.dtype and out.dtype.char in "fd"  # float32 or float64
-    return on_cpu(out) and same and kernels.pays(values.size, least) and out.flags.c_contiguous
+    return on_cpu(out) and same and values.size >= least and out.flags.c_contiguous
 
 
 def flat(array: type_of_array) -> type_of_array:
@@ -61,7 +63,7 @@ class Rows:
         return self._merged()[1]
 
     def parts(self) -> list[tuple[type_of_array, type_of_array]]:
-        """(ids, values) of the look-ups that these rows come from, if they are few: who goes through them moves none."""
+        """(ids, values) of the look-ups that these rows come from, if they are few: then nothing has to be moved."""
         return self._parts if len(self._parts) <= 8 else [self._merged()]
 
     def _merged(self):
@@ -133,7 +135,7 @@ class Rows:
     def coalesce(self) -> "Rows":
         """The same rows, each id once and in rising order, its values summed in the order they came in."""
         (ids, values), xp = self._merged(), xp_of(self.values)
-        if worth_a_kernel(values, values):
+        if worth_a_kernel(values, values, MANY):
             unique, sums = xp.empty_like(ids), xp.empty_like(values)
             n = kernels.coalesce(ids, ids.argsort(kind="stable"), flat(values), unique, flat(sums))
             return Rows(unique[:n], sums[:n], self.shape, checked=True)

@@ -70,7 +70,12 @@ class SampledLayer(OutputLayer):
             )
         if self.with_replacement_only and not self.sampler.replacement:
             raise ValueError(f"{name}: the sampler must draw with replacement; {type(self.sampler).__name__} does not")
-        self._some_are_never_drawn = not read((self.sampler.probs > 0).all())
+        occur = int(read((self.sampler.probs > 0).sum()))
+        self._some_are_never_drawn = occur < vocab_size
+        if not self.sampler.replacement and (drawn := self.shared or self.k) > occur:
+            raise ValueError(
+                f"{name}: without replacement k must be at most {occur}, the words with q > 0; got {drawn}"
+            )
 
     def draw(self, key: mg.Key, batch_size: int, steps: int | None = None) -> type_of_array:
         """Noise for a batch, ids (B, k), or (m,) if shared; with `steps`, for so many batches at once: (steps, …)."""
