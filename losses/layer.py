@@ -10,10 +10,12 @@ is as a function of their scores. All it has to know is G_r = ∂L/∂s_r, for b
     ∂L/∂h = Σ_r G_r W_r,        ∂L/∂W_r = G_r h,        ∂L/∂b_r = G_r,        r ranging over the rows looked at.  (2)
 
 So the heart of a chapter is one pure function, scores in, `(loss, G, …)` out, and (1) and (2) are here, once:
-`row_scores` gathers rows and scatters their gradients; `of_scores` makes a pure function a primitive of the engine.
+`row_scores` for rows that each example has for itself, as its target; `shared_scores` for rows R (m, d) that the whole
+batch H (B, d) looks at. What B examples say of such a row adds up, so that (1) is the matrix product H Rᵀ, and (2) are
+G R and Gᵀ H. `of_scores` makes a pure function a primitive of the engine.
 
-Legend: B examples in a batch, V words, d dimensions, k rows an example. Cost of (1) and (2): 3 B k d multiply-adds,
-2 B k d numbers moved, and V nowhere.
+Legend: B examples in a batch, V words, d dimensions, k rows an example, m shared rows. Cost of (1) and (2): 3 B k d
+multiply-adds, 2 B k d numbers moved; shared 3 B m d and 2 m d. V is nowhere.
 """
 
 from collections.abc import Callable
@@ -41,11 +43,14 @@ def row_scores_naive(hidden: Any, weight: Any, *bias: Any, ids: type_of_array) -
     return scores + mg.take(bias[0], ids) if bias else scores
 
 
+READ_IN_PLACE = "by a kernel, which leaves the rows where they are"
+
+
 def _row_scores(hidden, weight, *bias, ids):
     """(1) for rows of each example's own: ids (B,) -> s (B,), or ids (B, k) -> s (B, k). `bias`: one, or none."""
     each = ids.reshape(len(ids), -1)  # (B, k)
-    if fast := worth_a_kernel(weight, hidden) and hidden.flags.c_contiguous:
-        rows, scores = fast, xp_of(hidden).empty(each.shape, hidden.dtype)
+    if worth_a_kernel(weight, hidden) and hidden.flags.c_contiguous:
+        rows, scores = READ_IN_PLACE, xp_of(hidden).empty(each.shape, hidden.dtype)
         kernels.row_scores(hidden, weight, each, scores)
     else:
         rows = weight.take(each, axis=0)  # (B, k, d): weight[each], but faster
@@ -58,11 +63,11 @@ def _row_scores_rule(g, y, rows, hidden, weight, *bias, ids):
     """(2), with g = G, and with h for each row that an example looks at."""
     (batch, dim), k, xp = hidden.shape, ids.size // len(ids), xp_of(ids)
     G = g.reshape((batch, k, 1))
-    if rows is True:
+    if rows is READ_IN_PLACE:
         d_hidden, d_rows = xp.empty_like(hidden), xp.empty((batch, k, dim), hidden.dtype)
         kernels.row_gradients(xp.ascontiguousarray(G), hidden, weight, ids.reshape(batch, k), d_hidden, d_rows)
     else:
-        rows = look_up(weight, ids=ids.reshape(batch, k)) if rows is None else rows  # None: all are tensors
+        rows = look_up(weight, ids=ids.reshape(batch, k)) if rows is None else rows  # None: we are given tensors
         d_hidden = (G.reshape((batch, 1, k)) @ rows).reshape((batch, dim))
         d_rows = G * mg.reshape(hidden, (batch, 1, dim))  # (B, k, d)
     return d_hidden, *_rows(ids, weight, d_rows, bias, g)

@@ -1,6 +1,6 @@
 """What holds for every output layer, whatever its chapter: noise of its own or shared, with a bias or without.
 
-A layer is a name and a function `make(vocab_size, dim, *, counts=None, key, bias=True)`: whoever writes another one adds
+A layer is a name and a function `make(vocab_size, dim, *, counts=None, key, bias=True)`: whoever writes another adds
 a line to `LAYERS`, and has all of this.
 """
 
