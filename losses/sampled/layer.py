@@ -128,6 +128,7 @@ class SampledLayer(OutputLayer):
         targets, noise = drawn.targets, drawn.noise
         k, n = noise.shape[-1] if k is None else k, 1 if noise.ndim == 2 else len(targets)
         both = xp_of(noise).concatenate([targets[:, None] if noise.ndim == 2 else targets, noise], axis=-1)
+        note_range(both, 0, self.vocab_size - 1)  # as is known of each: nothing waits to hear it again
         log_counts = self.sampler.log_expected_count(both, k, drawn.seen).astype(self.weight.dtype)
         of_targets, of_noise = log_counts[..., :n], log_counts[..., n:]
         return of_targets.reshape(targets.shape), of_noise

@@ -161,6 +161,8 @@ def test_to_print_the_loss_is_one_more_copy_out(layer):
 @each_layer
 def test_at_test_too_the_ids_go_in_and_a_byte_comes_out(layer, what):
     model, k = Model(layer), (3,) if what == "topk" else ()
+    if what == "log_prob" and isinstance(model.layer, HardNegatives):
+        return  # it has none
     moved = moved_by(lambda: getattr(model.layer, what)(mg.take(model.embedding, INPUTS), *k))
     assert str(moved) == "1 copy in (64 B), 1 copy out (1 B), 1 wait"
 
