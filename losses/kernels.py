@@ -52,6 +52,32 @@ def first_of_each(words, times, k, first_words, first_times):
         first_words[i, found:], first_times[i, found:] = -1, np.inf
 
 
+@kernel(fastmath={"reassoc", "contract"})  # sums may change their order, so that dot products become vectors
+def row_scores(hidden, weight, ids, scores):
+    """Twin of `layer._row_scores`, ids (B, k): each row of W is read where it lies, and nowhere written down again."""
+    for i in range(ids.shape[0]):
+        h = hidden[i]
+        for j in range(ids.shape[1]):
+            row, s = weight[ids[i, j]], weight.dtype.type(0)
+            for x in range(h.shape[0]):
+                s += row[x] * h[x]
+            scores[i, j] = s
+
+
+@kernel(fastmath={"reassoc", "contract"})
+def row_gradients(g, hidden, weight, ids, d_hidden, d_rows):
+    """Twin of `layer._row_scores_rule`: g (B, k, 1) -> d_hidden (B, d), d_rows (B, k, d). Each row is read once."""
+    for i in range(ids.shape[0]):
+        h, d_h = hidden[i], d_hidden[i]
+        for x in range(h.shape[0]):
+            d_h[x] = 0
+        for j in range(ids.shape[1]):
+            row, d_row, G = weight[ids[i, j]], d_rows[i, j], g[i, j, 0]
+            for x in range(h.shape[0]):
+                d_h[x] += G * row[x]
+                d_row[x] = G * h[x]
+
+
 @kernel(fastmath={"reassoc", "contract", "nsz"})  # sums may change their order, so that dot products become vectors
 def skipgram(vectors, outputs, vector_sums, output_sums, ids, sentence, reach, noise, rates, eps, window, begin, end):
     """Twin of `skipgram.learn_naive` for the places begin, …, end − 1: returns how many pairs and how many updates.
