@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import minigrad as mg
 from minigrad.arguments import whole
-from minigrad.backend import on_cpu, read, type_of_array, xp_of
+from minigrad.backend import on_cpu, quiet, read, type_of_array, xp_of
 from minigrad.ids import placed_ids
 from minigrad.rows import worth_a_kernel
 from minigrad.rules import look_up
@@ -54,7 +54,8 @@ def _row_scores(hidden, weight, *bias, ids):
         kernels.row_scores(hidden, weight, each, scores)
     else:
         rows = weight.take(each, axis=0)  # (B, k, d): weight[each], but faster
-        scores = (rows @ hidden[:, :, None])[:, :, 0]  # for each example a matrix times a vector
+        with quiet():  # a score that overflows is the loss's to report
+            scores = (rows @ hidden[:, :, None])[:, :, 0]  # for each example a matrix times a vector
     scores = scores.reshape(ids.shape)
     return scores + bias[0].take(ids) if bias else scores, rows
 
@@ -76,7 +77,8 @@ def _row_scores_rule(g, y, rows, hidden, weight, *bias, ids):
 def _shared_scores(hidden, weight, *bias, ids):
     """(1) for rows that the batch shares: ids (m,) -> s (B, m), one matrix product."""
     rows = weight.take(ids, axis=0)  # (m, d)
-    scores = hidden @ rows.T
+    with quiet():
+        scores = hidden @ rows.T
     return scores + bias[0].take(ids) if bias else scores, rows
 
 

@@ -70,12 +70,8 @@ class SampledLayer(OutputLayer):
             )
         if self.with_replacement_only and not self.sampler.replacement:
             raise ValueError(f"{name}: the sampler must draw with replacement; {type(self.sampler).__name__} does not")
-        occur = int(read((self.sampler.probs > 0).sum()))
-        self._some_are_never_drawn = occur < vocab_size
-        if not self.sampler.replacement and (drawn := self.shared or self.k) > occur:
-            raise ValueError(
-                f"{name}: without replacement k must be at most {occur}, the words with q > 0; got {drawn}"
-            )
+        self._occur = int(read((self.sampler.probs > 0).sum()))
+        self._some_are_never_drawn = self._occur < vocab_size
 
     def draw(self, key: mg.Key, batch_size: int, steps: int | None = None) -> type_of_array:
         """Noise for a batch, ids (B, k), or (m,) if shared; with `steps`, for so many batches at once: (steps, …)."""
@@ -117,8 +113,8 @@ class SampledLayer(OutputLayer):
 
     def _scores_of(self, hidden: mg.Tensor, drawn: Drawn) -> tuple[mg.Tensor, mg.Tensor]:
         """Scores of targets (B,) and noise (B, m): rows of each example's own, or one product for all."""
-        scores_of_noise = self._row_scores if drawn.noise.ndim == 2 else self._shared_scores
-        return self._row_scores(hidden, drawn.targets), scores_of_noise(hidden, drawn.noise)
+        noise = (self._row_scores if drawn.noise.ndim == 2 else self._shared_scores)(hidden, drawn.noise)
+        return self._row_scores(hidden, drawn.targets), noise  # the last are first in the gradient: targets, then noise
 
     def _log_counts(self, drawn: Drawn, k: int | None = None) -> tuple[type_of_array, type_of_array]:
         """How often targets, (B,), and noise, of its shape, were to be expected among k noise words: the logarithms.
@@ -141,6 +137,11 @@ class SampledLayer(OutputLayer):
     def _draw(self, key: mg.Key, shape: tuple[int, ...]) -> tuple[type_of_array, Any]:
         if not isinstance(key, mg.Key):
             raise TypeError(f"losses.{type(self).__name__}: key must be a minigrad.Key, got {type(key).__name__}")
+        if not self.sampler.replacement and shape[-1] > self._occur:
+            raise ValueError(
+                f"losses.{type(self).__name__}: without replacement k must be at most {self._occur}, the words with "
+                f"q > 0; got {shape[-1]}"
+            )
         noise, seen = self.sampler.draw(key, shape)
         note_range(noise if noise.base is None else noise.base, 0, self.vocab_size - 1)
         return noise, seen
