@@ -1,8 +1,8 @@
 """Noise without repetition: how are k different words drawn, and how often was each of them to be expected?
 
-Of k words drawn independently many are `the` again: the same row of W, the same score. TensorFlow's samplers leave out
-repetitions, so that k rows are k words. But then a word can't occur more than once, and k q(w) is no longer how often
-to expect it, which is the one thing that a loss has to know of its noise.
+Of k words drawn independently many are `the` again: the same row of W, the same score. TensorFlow's samplers
+(`unique=True`) leave out repetitions, so that k rows are k words. But then a word can't occur more than once, and
+k q(w) is no longer how often to expect it, which is the one thing that a loss has to know of its noise.
 
     q(w)  the probability of w in a draw of one word        S    the sample: w₁ … w_k, all different, of V words
     T_w   the time when w arrives                           E_w  exponential with mean 1, independent of the others
@@ -24,8 +24,9 @@ How often to expect a word.
              Ẑ = Σ_{w ∈ S} f(w) / (1 − e^{−q(w) τ}),   τ = e^{−κ}, κ the (k + 1)-th greatest of (2),   E Ẑ = Z
          (Kool, van Hoof, Welling, "Stochastic Beams and Where to Find Them", ICML 2019; before them, with uniform in
          place of exponential numbers, Duffield, Lund, Thorup, "Priority Sampling", JACM 2007). For k = V: τ = ∞.
-    (5)  Its variance. With the others' times given, two words are in S or not independently, and their terms of Ẑ don't
-         correlate:  Var Ẑ = Σ_w f(w)² (E[1 / (1 − e^{−q(w) τ_w})] − 1),  τ_w the time of the k-th of the others.
+    (5)  Its variance. Two words v, w are both in S if both come before the (k − 1)-th of the others, of which neither
+         knows: the product of their terms is f(v) f(w) on average, they don't correlate. What is left is
+         Var Ẑ = Σ_w f(w)² (E[1 / (1 − e^{−q(w) τ_w})] − 1),  τ_w the time of the k-th word other than w.
          It is 0 for k = V, and infinite for k = 1 < V: then τ_w has a density that isn't 0 at 0, 1 / (q τ) no mean.
          With replacement, Ẑ = Σ_j f(w_j) / (k q(w_j)) has (Σ_w f(w)² / q(w) − Z²) / k. So different words estimate Z
          the better only if k takes in a good part of V. Of ten words by Zipf's law, all with f = 1, the standard
@@ -43,8 +44,8 @@ A race of k words instead of V.
     (8)  Both are 1 − e^{−rate}: the rate is q(w) τ in (4), −N log(1 − q(w)) in (7), which for a small q is q(w) N.
          Of a small rate it is nearly the rate; expm1 keeps its digits.
 
-Cost of a draw:  (1), (6), (7) as many tries as it takes, a few more than k where q is even and k ≪ V, and a sort of
-them;  (2) V exponentials.  Where q is so uneven that tries outnumber words, (2) is the better.
+Cost of a draw:  (1), (6), (7) as many tries as it takes, hardly more than k where q is even and k ≪ V;  (2) V
+exponentials.  Where q is so uneven that tries outnumber words, (2) is the better.
 """
 
 import math

@@ -268,7 +268,7 @@ def log_uniform(u: type_of_array, vocab_size: int) -> type_of_array:
     """(3): uniform numbers on [0, 1) -> ids."""
     xp = xp_of(u)
     ids = xp.exp(u * math.log(vocab_size + 1)).astype("int64") - 1
-    return xp.minimum(ids, vocab_size - 1)  # rounding may reach V
+    return xp.minimum(ids, vocab_size - 1)  # should rounding reach V
 
 
 def unigram_probs(operation: str, counts: Any, power: float) -> type_of_array:

@@ -272,6 +272,11 @@ def test_step_6_the_number_of_tries_does_not_grow_with_v(exact):
         assert base.shapes == [(1, 2 * (64 + exact))]
 
 
+def test_where_q_is_even_and_k_small_beside_v_hardly_more_tries_than_k_are_made():
+    _, seen = Unique(Uniform(100_000)).draw(mg.Key(0), (100, 64))
+    assert on_cpu(seen).min() >= 64 and on_cpu(seen).mean() < 64.2
+
+
 # ---- (7): TensorFlow's count ----------------------------------------------------------------------------------------
 
 
@@ -452,15 +457,21 @@ def test_where_the_tries_are_too_few_more_are_made_and_the_law_stays(exact, monk
         assert (seen >= 7).all() and (seen <= sum(shape[1] for shape in base.shapes)).all()
 
 
-def test_attempts_one_after_the_other_are_one_sequence_of_tries():
-    """Words and number of tries are those of all the tries side by side."""
-    q, k = np.array([0.9, 0.08, 0.01, 0.01]), 4
-    base = Asked(Unigram(q, 1))
-    ids, seen = Unique(base).draw(mg.Key(1), k)
-    assert len(base.shapes) > 1
-    drawn = np.concatenate([on_cpu(base.of.sample(mg.Key(1).fold(2 * i), s))[0] for i, s in enumerate(base.shapes)])
+@pytest.mark.parametrize("exact", [False, True])
+def test_attempts_one_after_the_other_are_one_sequence_of_tries(exact):
+    """Words, number of tries and κ are those of all the tries, and of all the times between them, side by side."""
+    base, key = Asked(Unigram([0.9, 0.08, 0.01, 0.01], 1)), mg.Key(1)
+    ids, seen = Unique(base, exact=exact).draw(key, 3 if exact else 4)
+    attempts = list(enumerate(base.shapes))
+    assert len(attempts) > 1
+    drawn = np.concatenate([on_cpu(base.of.sample(key.fold(2 * i), shape))[0] for i, shape in attempts])
     firsts = np.sort(np.unique(drawn, return_index=True)[1])
-    assert ids.tolist() == drawn[firsts].tolist() and seen == firsts[-1] + 1
+    assert ids.tolist() == drawn[firsts[: len(ids)]].tolist()
+    if exact:
+        u = np.concatenate([on_cpu(key.fold(2 * i + 1).uniform(shape, "float64"))[0] for i, shape in attempts])
+        assert math.isclose(seen, -math.log(-np.log1p(-u)[: firsts[3] + 1].sum()), rel_tol=1e-12)
+    else:
+        assert seen == firsts[3] + 1
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
@@ -478,9 +489,10 @@ def test_a_number_of_words_that_cannot_be_drawn_is_refused(kind, shape):
 @pytest.mark.parametrize("exact", [False, True])
 def test_a_q_that_is_too_uneven_is_an_error_and_no_endless_loop(exact, monkeypatch):
     monkeypatch.setattr(Unique, "MAX_TRIES", 5000)
-    sampler = Unique(Unigram([1.0, 1e-12, 1e-12], 1), exact=exact)
+    base = Asked(Unigram([1.0, 1e-12, 1e-12], 1))
     with pytest.raises(ValueError, match=r"tries found no \d different words: q is too uneven; take GumbelTopK"):
-        sampler.draw(mg.Key(0), (2, 2))
+        Unique(base, exact=exact).draw(mg.Key(0), (2, 2))
+    assert sum(shape[1] for shape in base.shapes) < 3 * 5000
 
 
 @pytest.mark.parametrize("base", [None, [0.5, 0.5], lambda: Unique(Uniform(3)), lambda: GumbelTopK([1, 2])])
