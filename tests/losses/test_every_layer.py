@@ -169,7 +169,8 @@ def test_the_pure_function_has_the_derivatives_it_says_to_second_order(pure, noi
 def looked_at(layer, hidden, targets):
     """The ids of the rows that a loss with `KEY` has to look at, at most."""
     if isinstance(layer, losses.HardNegatives):
-        return {*targets, *mg.to_cpu(layer.topk(hidden, layer.n + 1)[0]).ravel().tolist()}
+        found = mg.to_cpu(layer.topk(hidden, layer.n + 1)[0]).tolist()  # of which the target may be one
+        return {*targets, *(w for t, ws in zip(targets, found) for w in [w for w in ws if w != t][: layer.n])}
     if isinstance(layer, losses.InBatchSoftmax):
         return set(targets)
     return {*targets, *layer._draw(KEY, layer._noise_shape(len(targets)))[0].ravel().tolist()}

@@ -266,12 +266,12 @@ def test_step_6_the_words_t_t_v_come_about_in_three_ways():
 
 
 def test_step_6_and_7_hits_are_kept_of_independent_draws_and_left_out_of_distinct_words():
-    assert not SampledSoftmax(9, 2, key=mg.Key(0)).mask_hits
-    assert not SampledSoftmax(9, 2, key=mg.Key(0), sampler=Uniform(9)).mask_hits
-    assert SampledSoftmax(9, 2, key=mg.Key(0), sampler=Unique(Uniform(9))).mask_hits
-    assert SampledSoftmax(9, 2, key=mg.Key(0), sampler=GumbelTopK([1.0] * 9)).mask_hits
-    assert SampledSoftmax(9, 2, key=mg.Key(0), mask_hits=True).mask_hits
-    assert not SampledSoftmax(9, 2, key=mg.Key(0), sampler=Unique(Uniform(9)), mask_hits=False).mask_hits
+    assert not SampledSoftmax(9, 2, key=mg.Key(0), k=5).mask_hits
+    assert not SampledSoftmax(9, 2, key=mg.Key(0), k=5, sampler=Uniform(9)).mask_hits
+    assert SampledSoftmax(9, 2, key=mg.Key(0), k=5, sampler=Unique(Uniform(9))).mask_hits
+    assert SampledSoftmax(9, 2, key=mg.Key(0), k=5, sampler=GumbelTopK([1.0] * 9)).mask_hits
+    assert SampledSoftmax(9, 2, key=mg.Key(0), k=5, mask_hits=True).mask_hits
+    assert not SampledSoftmax(9, 2, key=mg.Key(0), k=5, sampler=Unique(Uniform(9)), mask_hits=False).mask_hits
 
 
 @pytest.mark.parametrize("shared", [None, 3])
