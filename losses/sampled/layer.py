@@ -63,6 +63,8 @@ class SampledLayer(OutputLayer):
         self.sampler = (
             Unigram(self.counts, self.default_power if power is None else power) if sampler is None else sampler
         )
+        if not isinstance(self.sampler, Sampler):
+            raise TypeError(f"{name}: sampler must be one of losses.samplers, got {type(sampler).__name__}")
         if self.sampler.vocab_size != vocab_size:
             raise ValueError(
                 f"{name}: the sampler must draw from the layer's {vocab_size} words, "

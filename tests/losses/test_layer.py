@@ -306,6 +306,7 @@ def test_a_layer_that_makes_no_sense_is_refused(options, message):
         (dict(k=2.5), r"k must be an integer, got float 2.5"),
         (dict(shared=0), r"losses.NegativeSampling: shared must be at least 1, got 0"),
         (dict(sampler=Uniform(3)), r"the sampler must draw from the layer's 4 words, it draws from 3"),
+        (dict(sampler=[0.25] * 4), r"losses.NegativeSampling: sampler must be one of losses.samplers, got list"),
         (dict(vocab_size=1), r"losses.NegativeSampling: vocab_size must be at least 2, got 1"),
         (dict(counts=[0, 0, 0, 0]), r"counts must be positive for one word at least; got \[0, 0, 0, 0\]"),
         (dict(power=1, sampler=Uniform(4)), r"give power= or a sampler=, which has a distribution of its own"),
