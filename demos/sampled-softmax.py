@@ -1,23 +1,50 @@
-"""Sampled softmax: who finds the distribution that is there to be found?  A teacher that is known, and its students.
+"""Sampled softmax: who finds the truth?  A teacher whose distribution is known, and a student of each kind.
 
-The slides "Importance Sampling", "Noise Contrastive Estimation", "Simple Negative sampling", "Mini-batch Based Negative
-Sampling" and "Hard Negative Mining" each give a way to train a softmax without its denominator, and say of some that
-they are biased. Of what text teaches nobody knows the truth; so here a teacher makes it up:
-
-    h ~ N(0, I_d),     P*(w | h) = softmax(W* h + log Zipf)_w,     W*_w ~ N(0, (1.5²/d) I_d)                  (1)
-
-over V words. A student is an output layer of `losses/`, W h + b, so each could say exactly what the teacher says, but
-for what its own method lacks. All begin alike (W small, b so that it says how often each word occurs, whatever h is),
-hear the same batches of contexts and words in the same order, and learn by the same optimiser. How far a student is
-from the truth is then an exact sum over the V words, averaged over contexts that nobody learned from:
-
-    KL(P* ‖ P̂) = Σ_w P*(w | h) (log P*(w | h) − log P̂(w | h)),  in nats.                                      (2)
+The slides, of "Importance Sampling": "this is a biased estimator (esp. when N is small)"; of "Noise Contrastive
+Estimation": "set c_h = 0"; of "Simple Negative sampling": "similar to NCE, but biased when k ≠ |V| or Q is not
+uniform"; of "Mini-batch Based Negative Sampling": "select the same negative samples for each minibatch"; of "Hard
+Negative Mining": "not a probabilistic objective".
 
     python demos/sampled-softmax.py
     python demos/sampled-softmax.py --methods full ranking importance nce
     python demos/sampled-softmax.py --full
 
-FILL
+First, without any learning, the table of losses/consistency.py: five words, and the mean gradient of each loss at the
+scores that it claims to find, added up over all that can be drawn. Where it is not zero the loss leads away from there.
+
+Then there is learning. Of what a text teaches nobody knows the truth, so here a teacher makes it up, over V words and
+contexts of d = 32 numbers:
+
+    h ~ N(0, I),     P*(w | h) = softmax(W* h + log Zipf)_w,     W*_w ~ N(0, (1.5² / d) I)                     (1)
+
+so that P* is neither flat nor certain; its entropy is printed. A student is a layer of losses/, W h + b, which can say
+exactly what the teacher says. All begin alike (W small; b such that each word is as likely as it is frequent), hear the
+same contexts and words in the same order, sampled losses with noise of the same keys, and learn by Adagrad with a rate
+that falls to zero. Each tries the same three rates, and the run that ends best counts. How far it is from the truth is
+no estimate: it is a sum over all words, here averaged over contexts that nobody learned from,
+
+    KL(P* ‖ P̂) = Σ_w P*(w | h) (log P*(w | h) − log P̂(w | h)), in nats.                                      (2)
+
+With N examples and n free parameters nobody can expect less than about n / 2N (half a nat a parameter, over the
+examples: the theory of maximum likelihood, for N large). This stands beside the KL of runs of a quarter, a half and all
+of the updates: where the full softmax follows it down, it is the examples that are wanting, not the learning.
+
+The table says of each student its KL, also as a multiple of the full softmax's; log Z(h) of its scores; how often the
+word that it finds likeliest is the word that is said (all there is to say of the margin loss); and the seconds of its
+run (on a CPU: one thread). "Own k" is noise for each example, else k words are shared by a batch of 128. Sampled softmax keeps
+noise that happens to be the target, and takes log q from all words; "no hits" leaves such noise out, as is often done.
+Negative sampling's scores are off by log kq, which is added; that done, it and NCE are one thing, as the numbers say:
+two names for the same loss of layers whose biases differ by log kq.
+
+Noise is drawn from q ∝ count^½ (--power for another than ½). By default V = 1,000; --full has 10,000 words and 2 million examples. With
+Ctrl-C the students that are done are shown. In out/sampled-softmax/: kl.png (KL over updates, and over seconds),
+log-z.png and results.json. TIMES, --quick under ten seconds.
+
+To predict before running; `predict` in results.json has the answers:
+    1.  Of 1,000 words a batch of 128 looks at its targets and at 64 words of noise. How many times the KL of the full
+        softmax does sampled softmax end with?
+    2.  In-batch negatives are the targets of the others, so frequent words come as noise more often. Somebody forgets
+        log q. How many times the KL does he get?
 """
 
 # %% What we need
@@ -41,9 +68,9 @@ from minigrad.backend import read, type_of_array, xp_of
 
 DIM, BATCH = 32, 128
 SHARPNESS = 1.5
-POWER = 0.5  # noise is drawn from count ** POWER
 RATES = (0.1, 0.2, 0.4)
-MARGIN = 1.05
+MARGIN = 1.05  # what is nearer to one is no difference
+NEAR_ZERO = 0.1  # nats
 PIECE = 32  # updates for which contexts are drawn at once
 AT_ONCE = 1 << 22  # numbers in the largest array of words' probabilities
 
@@ -131,12 +158,13 @@ class Size(NamedTuple):
     few: int
     many: int
     contexts: int  # in the exam
+    power: float = 0.5  # noise is drawn from q ∝ count^power
 
 
 SIZES = {
-    "quick": Size(200, 256, 8, 64, 200),
-    "default": Size(1_000, 4_096, 64, 512, 500),
-    "full": Size(10_000, 20_480, 64, 512, 1_000),
+    "quick": Size(200, 128, 8, 64, 200),
+    "default": Size(1_000, 2_048, 64, 512, 500),
+    "full": Size(10_000, 16_384, 64, 512, 1_000),
 }
 
 
@@ -150,12 +178,13 @@ class Kind(NamedTuple):
 BLACK, BLUE, RED, GREEN, PINK, ORANGE = "#000000", "#0072B2", "#D55E00", "#009E73", "#A4468A", "#B07800"
 DASHED, DOTTED, BOTH = {"linestyle": "--"}, {"linestyle": ":"}, {"linestyle": "-."}
 MANY, FEW, OWN = {"k": "many", "shared": True}, {"k": "few", "shared": True}, {"k": "few"}
+MASKED = {**FEW, "mask_hits": True}
 KINDS = {
     "full": Kind("full softmax", losses.FullSoftmax, {}, {"color": BLACK, "linewidth": 5}),
     "ranking": Kind("sampled softmax, {many}", losses.SampledSoftmax, MANY, {"color": BLUE}),
     "ranking-few": Kind("sampled softmax, {few}", losses.SampledSoftmax, FEW, {"color": BLUE, **DASHED}),
-    "ranking-own": Kind("sampled softmax, {few} of its own", losses.SampledSoftmax, OWN, {"color": BLUE, **DOTTED}),
-    "masked": Kind("{few}, hits left out", losses.SampledSoftmax, {**FEW, "mask_hits": True}, {"color": BLUE, **BOTH}),
+    "ranking-own": Kind("sampled softmax, own {few}", losses.SampledSoftmax, OWN, {"color": BLUE, **DOTTED}),
+    "masked": Kind("sampled, {few}, no hits", losses.SampledSoftmax, MASKED, {"color": BLUE, **BOTH}),
     "importance": Kind("importance sampling, {many}", losses.ImportanceSampling, MANY, {"color": RED}),
     "importance-few": Kind("importance sampling, {few}", losses.ImportanceSampling, FEW, {"color": RED, **DASHED}),
     "nce": Kind("NCE, {many}", losses.NCE, MANY, {"color": GREEN, "linewidth": 6, "alpha": 0.6}),
@@ -177,7 +206,7 @@ def student(name: str, size: Size, lesson: Lesson, key: mg.Key) -> losses.layer.
     """A layer of this kind that knows how often each word occurs, whatever the context, and nothing else."""
     options = dict(KINDS[name].options)
     if "k" in options:
-        options |= {"k": size.few if options["k"] == "few" else size.many, "power": POWER}
+        options |= {"k": size.few if options["k"] == "few" else size.many, "power": size.power}
     layer = KINDS[name].layer(size.vocab_size, lesson.dim, counts=lesson.counts, key=key, **options)
     nowhere = mg.tensor(xp_of(lesson.counts).zeros((1, lesson.dim), "float32"))
     with mg.no_grad():
@@ -212,8 +241,7 @@ def examined(layer: losses.layer.OutputLayer, exam: Exam) -> Marks:
         numbers = [float(read(x)) for x in (kl.mean(), raw_kl.mean(), log_z.mean(), log_z.std(), right.mean())]
     if not all(map(math.isfinite, numbers)):
         raise FloatingPointError("the student's scores are not finite")
-    has_distribution = type(layer).log_prob is not losses.HardNegatives.log_prob
-    return Marks(*(numbers if has_distribution else [None, None, *numbers[2:]]))
+    return Marks(*([None, None, *numbers[2:]] if isinstance(layer, losses.HardNegatives) else numbers))
 
 
 # %% Learning
@@ -260,28 +288,23 @@ class School:
                 raise Stopped
         return points
 
-    def try_rates(self, name: str) -> dict[float, Point | None]:
-        """What the student knows after a quarter of the updates with each rate; None where it was too fast."""
-        ends = {}
+    def teach(self, name: str) -> dict:
+        """All that there is to tell of one student: it learns with each rate, and the one that ends best counts."""
+        updates = self.size.updates
+        at, curves_of = [PIECE * 2**i for i in range(20) if PIECE * 2**i < updates], {}
         for rate in RATES:
             try:
-                ends[rate] = self.learn(name, rate, self.size.updates // 4)[-1]
+                curves_of[rate] = self.learn(name, rate, updates, at)
             except FloatingPointError:
-                ends[rate] = None
-        return ends
-
-    def teach(self, name: str) -> dict:
-        """All that there is to tell of one student."""
-        updates, tried = self.size.updates, self.try_rates(name)
-        rate = best_rate({rate: end.marks for rate, end in tried.items() if end})
-        at = [PIECE * 2**i for i in range(20) if PIECE * 2**i < updates]
-        curve = self.learn(name, rate, updates, at)
-        shorter = [tried[rate], self.learn(name, rate, updates // 2)[-1]] if name in LADDER else []
+                curves_of[rate] = None
+        rate = best_rate({rate: curve[-1].marks for rate, curve in curves_of.items() if curve})
+        curve = curves_of[rate]
+        shorter = [self.learn(name, rate, updates // part)[-1] for part in (4, 2)] if name in LADDER else []
         return {
             "name": name,
             "says": says(name, self.size),
             "learning_rate": rate,
-            "tried": {tried_rate: end and end.marks._asdict() for tried_rate, end in tried.items()},
+            "tried": {tried: curve and curve[-1].marks._asdict() for tried, curve in curves_of.items()},
             "curve": [told(point) for point in curve],
             "runs": [told(point) for point in (*shorter, curve[-1])],
             **told(curve[-1]),
@@ -295,7 +318,7 @@ class School:
 
 def updates_of(name: str, updates: int) -> int:
     """How many updates `teach` does."""
-    return len(RATES) * (updates // 4) + updates + (updates // 2 if name in LADDER else 0)
+    return len(RATES) * updates + (updates // 4 + updates // 2 if name in LADDER else 0)
 
 
 def best_rate(found: dict[float, Marks]) -> float:
@@ -310,53 +333,88 @@ def told(point: Point) -> dict:
 
 
 # %% What the numbers say
+class Claim(NamedTuple):
+    sentence: str
+    students: tuple[str, ...]  # whose numbers it needs, as `numbers` takes them
+    measured: str
+    numbers: Callable[..., list[float]]
+    holds: Callable[..., bool | None]  # of the numbers; None: there is nothing to judge
+
+
+CLAIMS = [
+    Claim(
+        "importance sampling: a biased estimator (esp. when N is small)",
+        ("importance-few", "ranking-few", "importance", "ranking"),
+        "its KL over that of sampled softmax, with the same noise: {few}, {many}",
+        lambda few, like_few, many, like_many: [few["kl"] / like_few["kl"], many["kl"] / like_many["kl"]],
+        lambda few, many: few > MARGIN and few > many,
+    ),
+    Claim(
+        "noise contrastive estimation: set c_h = 0, so Z(h) becomes 1",
+        ("nce",),
+        "log Z(h) of its scores, mean and spread",
+        lambda nce: [nce["log_z"], nce["log_z_spread"]],
+        lambda mean, spread: abs(mean) < NEAR_ZERO,
+    ),
+    Claim(
+        "negative sampling: similar to NCE",
+        ("negative", "nce"),
+        "KL over that of NCE, after log kq is added to its scores",
+        lambda negative, nce: [negative["kl"] / nce["kl"]],
+        lambda times: 1 / MARGIN < times < MARGIN,
+    ),
+    Claim(
+        "… but biased when k ≠ |V| or q is not uniform",
+        ("negative",),
+        "KL of its scores as they are, over that with log kq",
+        lambda negative: [negative["raw_kl"] / negative["kl"]],
+        lambda times: times > MARGIN,
+    ),
+    Claim(
+        "select the same negative samples for each mini-batch: memory is expensive",
+        ("ranking-own", "ranking-few"),
+        "sampled softmax, {few}: seconds, its own over the same; KL, the same over its own",
+        lambda own, same: [own["seconds"] / same["seconds"], same["kl"] / own["kl"]],
+        lambda seconds, kl: seconds > MARGIN,
+    ),
+    Claim(
+        "hard negatives: not a probabilistic objective",
+        ("hard", "full"),
+        "it has no KL; right words, over those of the full softmax",
+        lambda hard, full: [hard["right"] / full["right"]],
+        lambda times: None,
+    ),
+    Claim(
+        "(no slide) in-batch negatives need log q",
+        ("in-batch-uncorrected", "in-batch"),
+        "KL without it over KL with it",
+        lambda without, corrected: [without["kl"] / corrected["kl"]],
+        lambda times: times > MARGIN,
+    ),
+    Claim(
+        "(no slide) sampled softmax, {many}, comes within 5 % of the full softmax",
+        ("ranking", "full", "ranking-few"),
+        "KL over that of the full softmax: {many}, {few}",
+        lambda many, full, few: [many["kl"] / full["kl"], few["kl"] / full["kl"]],
+        lambda many, few: many <= MARGIN,
+    ),
+]
+
+
 def verdicts(taught: dict[str, dict], size: Size) -> list[dict]:
-    """The slides, sentence by sentence: whether it holds here, what was measured, and the numbers."""
+    """The slides, sentence by sentence, whose students were asked for: whether it holds here, and the numbers."""
+    words, told = {"few": f"k = {size.few}", "many": f"k = {size.many}"}, []
+    for claim in CLAIMS:
+        if taught.keys() >= set(claim.students):
+            numbers = claim.numbers(*(taught[name] for name in claim.students))
+            said = {"sentence": claim.sentence.format(**words), "measured": claim.measured.format(**words)}
+            told.append(said | {"numbers": numbers, "holds": claim.holds(*numbers)})
+    return told
 
-    def ratio(name: str, other: str, what: str = "kl") -> float:
-        return taught[name][what] / taught[other][what]
 
-    few, many = f"k = {size.few}", f"k = {size.many}"
-    rows = []
-    if taught.keys() >= {"importance", "importance-few", "ranking", "ranking-few"}:
-        of_few, of_many = ratio("importance-few", "ranking-few"), ratio("importance", "ranking")
-        holds = of_few > MARGIN and of_few > of_many
-        measured = f"its KL over that of sampled softmax from the same noise, {few}, {many}"
-        rows.append(("importance sampling is biased, esp. when N is small", holds, measured, [of_few, of_many]))
-    if "nce" in taught:
-        numbers = [taught["nce"]["log_z"], taught["nce"]["log_z_spread"]]
-        measured = "log Z(h) of its scores, mean and spread"
-        rows.append(("NCE: set c_h = 0, it learns Z(h) = 1", abs(numbers[0]) < 0.1, measured, numbers))
-    if taught.keys() >= {"nce", "negative"}:
-        number = ratio("negative", "nce")
-        said, measured = "negative sampling is similar to NCE", "KL over that of NCE, log(k q) added to its scores"
-        rows.append((said, 1 / MARGIN < number < MARGIN, measured, [number]))
-    if "negative" in taught:
-        number = taught["negative"]["raw_kl"] / taught["negative"]["kl"]
-        said, measured = (
-            "but biased: k ≠ |V|, q is not uniform",
-            "KL of its scores as they are, over that with log(k q)",
-        )
-        rows.append((said, number > MARGIN, measured, [number]))
-    if taught.keys() >= {"ranking-few", "ranking-own"}:
-        numbers = [ratio("ranking-own", "ranking-few", "seconds"), ratio("ranking-few", "ranking-own")]
-        said = "noise for each example is expensive, so share it"
-        measured = f"sampled softmax, {few}: seconds own over shared, KL shared over own"
-        rows.append((said, numbers[0] > MARGIN, measured, numbers))
-    if taught.keys() >= {"hard", "full"}:
-        number = ratio("hard", "full", "right")
-        said, measured = "hard negatives: not a probabilistic objective", "right words, over those of the full softmax"
-        rows.append((said, taught["hard"]["kl"] is None, measured, [number]))
-    if taught.keys() >= {"in-batch", "in-batch-uncorrected"}:
-        number = ratio("in-batch-uncorrected", "in-batch")
-        said, measured = "(practice) in-batch negatives need log q", "KL without it over KL with it"
-        rows.append((said, number > MARGIN, measured, [number]))
-    if taught.keys() >= {"full", "ranking", "ranking-few"}:
-        numbers = [ratio("ranking", "full"), ratio("ranking-few", "full")]
-        said = f"(practice) sampled softmax, {many}: within 5 %"
-        measured = f"KL over that of the full softmax, {many}, {few}"
-        rows.append((said, numbers[0] <= 1.05, measured, numbers))
-    return [dict(zip(("sentence", "holds", "measured", "numbers"), row, strict=True)) for row in rows]
+def ratio(taught: dict[str, dict], name: str, other: str) -> float | None:
+    """The KL of one student over that of another; None if one of them was not asked for."""
+    return taught[name]["kl"] / taught[other]["kl"] if taught.keys() >= {name, other} else None
 
 
 def floor(size: Size, updates: int) -> float:
@@ -367,14 +425,11 @@ def floor(size: Size, updates: int) -> float:
 # %% Tables and pictures
 def print_consistency(checked: consistency.Table) -> None:
     headers = ["estimator", "claims to find", *(f"k = {k}" for k in checked.k)]
-    rows = [
-        [
-            estimator.name,
-            estimator.claim,
-            *("0" if s <= consistency.ZERO else s for s in (found.sizes.get(k) for k in checked.k)),
-        ]
-        for estimator, found in checked.rows
-    ]
+    rows = []
+    for estimator, found in checked.rows:
+        sizes = [found.sizes.get(k, math.nan) for k in checked.k]
+        cells = ["–" if math.isnan(size) else "0" if size <= consistency.ZERO else f"{size:.4f}" for size in sizes]
+        rows.append([estimator.name, estimator.claim, *cells])
     table("The mean gradient at the scores that each claims to find, added up over all outcomes", headers, rows)
     for name, probs in (("P", checked.P), ("q", checked.q)):
         print(f"{name} = {', '.join(f'{x:.2f}' for x in probs)}", end=";  " if name == "P" else "\n")
@@ -429,6 +484,7 @@ def pictures(out, taught: dict[str, dict], size: Size, show: bool) -> list[str]:
 def parser():
     p = common_flags(__doc__, name="sampled-softmax", corpus=False)
     p.add_argument("--full", action="store_true", help="10,000 words, and as long as it takes")
+    p.add_argument("--power", type=float, default=0.5, help="noise is drawn from q ∝ count^power (default: 0.5)")
     p.add_argument("--methods", nargs="+", choices=KINDS, default=list(KINDS), metavar="NAME", help=", ".join(KINDS))
     return p
 
@@ -438,8 +494,10 @@ def main(argv=None) -> None:
     args = parser().parse_args(argv)
     if args.quick and args.full:
         raise DemoError("--quick and --full: one of the two")
+    if not 0 <= args.power < math.inf:
+        raise DemoError(f"--power must be a finite number of 0 or more, got {args.power}")
     choose_device(args.device)
-    size = SIZES["quick" if args.quick else "full" if args.full else "default"]
+    size = SIZES["quick" if args.quick else "full" if args.full else "default"]._replace(power=args.power)
     out, key = output_folder(args.out), mg.Key(args.seed)
     names = [name for name in KINDS if name in args.methods]
 
@@ -473,16 +531,13 @@ def main(argv=None) -> None:
     print_students(taught, exam)
     print_ladder(taught, size)
     said = verdicts(taught, size)
-    table(
-        "The slides, as learned here",
-        ["they say", "holds", "measured", "numbers"],
-        [
-            [row["sentence"], row["holds"], row["measured"], ", ".join(f"{x:.3g}" for x in row["numbers"])]
-            for row in said
-        ],
-    )
+    rows = [
+        [row["sentence"], row["holds"], row["measured"], ", ".join(f"{number:.3g}" for number in row["numbers"])]
+        for row in said
+    ]
+    if rows:
+        table("The slides, as learned here", ["they say", "holds", "measured", "numbers"], rows)
     files = pictures(out, taught, size, args.show)
-    predict = {}
     write_json(
         out / "results.json",
         {
@@ -496,7 +551,12 @@ def main(argv=None) -> None:
             "students": list(taught.values()),
             "stopped_early": len(taught) < len(names),
             "verdicts": said,
-            "predict": predict,
+            "predict": {
+                "kl_of_few_shared_noise_words_over_that_of_the_full_softmax": ratio(taught, "ranking-few", "full"),
+                "kl_of_in_batch_negatives_without_log_q_over_that_with_it": ratio(
+                    taught, "in-batch-uncorrected", "in-batch"
+                ),
+            },
         },
     )
     print(f"in {out}: {', '.join([*files, 'results.json'])}")
