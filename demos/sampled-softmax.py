@@ -31,14 +31,15 @@ of the updates: where the full softmax follows it down, it is the examples that 
 
 The table says of each student its KL, also as a multiple of the full softmax's; log Z(h) of its scores; how often the
 word that it finds likeliest is the word that is said (all there is to say of the margin loss); and the seconds of its
-run (on a CPU: one thread). "Own k" is noise for each example, else k words are shared by a batch of 128. Sampled softmax keeps
-noise that happens to be the target, and takes log q from all words; "no hits" leaves such noise out, as is often done.
-Negative sampling's scores are off by log kq, which is added; that done, it and NCE are one thing, as the numbers say:
-two names for the same loss of layers whose biases differ by log kq.
+run (on a CPU: one thread). "Own k" is noise for each example, else k words are shared by a batch of 128. Sampled
+softmax keeps noise that happens to be the target, and takes log q from all words; "no hits" leaves such noise out, as
+is often done. Negative sampling's scores are off by log kq, which is added; that done, it and NCE are one thing, as
+the numbers say: layers with a bias for each word differ in what the bias means, and in nothing else. The noise is drawn
+from q ∝ count^½ (--power for another than ½).
 
-Noise is drawn from q ∝ count^½ (--power for another than ½). By default V = 1,000; --full has 10,000 words and 2 million examples. With
-Ctrl-C the students that are done are shown. In out/sampled-softmax/: kl.png (KL over updates, and over seconds),
-log-z.png and results.json. TIMES, --quick under ten seconds.
+By default V = 1,000; --full has 10,000 words and 2 million examples. With Ctrl-C the students that are done are shown.
+In out/sampled-softmax/: kl.png (KL over updates, and over seconds), log-z.png and results.json. TIMES, --quick under
+ten seconds.
 
 To predict before running; `predict` in results.json has the answers:
     1.  Of 1,000 words a batch of 128 looks at its targets and at 64 words of noise. How many times the KL of the full
@@ -276,8 +277,9 @@ class School:
             begin = time.perf_counter()
             for i in range(len(words)):
                 optimiser.lr = rate * (1.0 - (first + i) / updates)
-                layer.loss(mg.tensor(hidden[i]), words[i], key=self.key.fold(1, first + i)).backward()
-                optimiser.step()
+                with backend.quiet():
+                    layer.loss(mg.tensor(hidden[i]), words[i], key=self.key.fold(1, first + i)).backward()
+                    optimiser.step()
                 optimiser.zero_grad()
             backend.synchronize()
             seconds += time.perf_counter() - begin
