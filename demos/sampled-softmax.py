@@ -29,13 +29,13 @@ With N examples and n free parameters nobody can expect less than about n / 2N (
 examples: the theory of maximum likelihood, for N large). This stands beside the KL of runs of a quarter, a half and all
 of the updates: where the full softmax follows it down, it is the examples that are wanting, not the learning.
 
-The table says of each student its KL, also as a multiple of the full softmax's; log Z(h) of its scores; how often the
-word that it finds likeliest is the word that is said (all there is to say of the margin loss); and the seconds of its
-run (on a CPU: one thread). "Own k" is noise for each example, else k words are shared by a batch of 128. Sampled
-softmax keeps noise that happens to be the target, and takes log q from all words; "no hits" leaves such noise out, as
-is often done. Negative sampling's scores are off by log kq, which is added; that done, it and NCE are one thing, as
-the numbers say: layers with a bias for each word differ in what the bias means, and in nothing else. The noise is drawn
-from q ∝ count^½ (--power for another than ½).
+The table says of each student its KL, with each rate, and the best as a multiple of the full softmax's; log Z(h) of its
+scores; how often the word that it finds likeliest is the word that is said (all there is to say of the margin loss);
+and the seconds of its run (on a CPU: one thread). "Own k" is noise for each example, else k words are shared by a batch
+of 128. Sampled softmax keeps noise that happens to be the target, and takes log q from all words; "no hits" leaves such
+noise out, as is often done. Negative sampling's scores are off by log kq, which is added; that done, it and NCE are one
+thing, as the numbers say: layers with a bias for each word differ in what the bias means, and in nothing else. The
+noise is drawn from q ∝ count^½ (--power for another than ½).
 
 By default V = 1,000; --full has 10,000 words and 2 million examples. With Ctrl-C the students that are done are shown.
 In out/sampled-softmax/: kl.png (KL over updates, and over seconds), log-z.png and results.json. TIMES, --quick under
@@ -438,17 +438,20 @@ def print_consistency(checked: consistency.Table) -> None:
 
 
 def print_students(taught: dict[str, dict], exam: Exam) -> None:
-    headers = ["student", "learning rate", "seconds", "KL", "times the full softmax's"]
-    headers += ["log Z(h)", "spread", f"right words, at best {exam.best():.3f}"]
-    full = taught.get("full", {}).get("kl")
-    rows = []
+    headers = ["student", *(f"KL, rate {rate}" for rate in RATES), "best", "/ full softmax", "log Z(h)"]
+    headers += ["spread", f"right words, at best {exam.best():.3f}", "seconds"]
+    full, rows = taught.get("full", {}).get("kl"), []
+
+    def times(kl: float | None) -> float | None:
+        return kl / full if full and kl is not None else None
+
     for one in taught.values():
-        times = one["kl"] / full if full and one["kl"] is not None else None
-        numbers = [one[name] for name in ("log_z", "log_z_spread", "right")]
-        rows.append([one["says"], one["learning_rate"], one["seconds"], one["kl"], times, *numbers])
+        tried = [end["kl"] if end else None for end in one["tried"].values()]
+        numbers = [one[name] for name in ("log_z", "log_z_spread", "right", "seconds")]
+        rows.append([one["says"], *tried, one["kl"], times(one["kl"]), *numbers])
         if one["name"] == "negative":
-            times = one["raw_kl"] / full if full else None
-            rows.append(["its scores taken for log P", None, None, one["raw_kl"], times, None, None, None])
+            tried = [end["raw_kl"] if end else None for end in one["tried"].values()]
+            rows.append(["its scores taken for log P", *tried, one["raw_kl"], times(one["raw_kl"]), *[None] * 4])
     table(f"After {next(iter(taught.values()))['updates']:,} updates", headers, rows)
 
 

@@ -25,7 +25,7 @@ def curves(path: Path, title: str, series: Mapping[str, Mapping], panels: Sequen
                 raise ValueError(f"{name}: {numbers}; expected as many positive numbers on each axis, one or more")
     figure = FigureCanvasAgg(Figure(figsize=(16, HIGH / 100), dpi=100)).figure
     figure.suptitle(title, fontsize=22, parse_math=False)
-    grid = [figure.add_axes((left, 0.1, 0.315, 0.76)) for left in (0.065, 0.67)]
+    grid = [figure.add_axes((left, 0.1, wide, 0.76)) for left, wide in ((0.065, 0.305), (0.7, 0.285))]
     heights = np.concatenate([look["y"] for look in series.values()])
     for i, (axes, panel) in enumerate(zip(grid, panels, strict=True)):
         for look in series.values():
@@ -47,11 +47,11 @@ def curves(path: Path, title: str, series: Mapping[str, Mapping], panels: Sequen
     for (name, look), (x, y), place in zip(series.items(), ends, places, strict=True):
         style = {"color": look.get("color"), "alpha": look.get("alpha")}
         to_pixels = {"transform": None, **style}  # on a figure of no transform one unit is one pixel
-        figure.add_artist(Line2D([x + 6, 640], [y, place], linewidth=1, **to_pixels))
+        figure.add_artist(Line2D([x + 6, 622], [y, place], linewidth=1, **to_pixels))
         dashes = {"linestyle": look.get("linestyle", "-"), "linewidth": min(look.get("linewidth", 3), 4)}
-        figure.add_artist(Line2D([642, 682], [place, place], **dashes, **to_pixels))
+        figure.add_artist(Line2D([624, 664], [place, place], **dashes, **to_pixels))
         said = f"{look['y'][-1]:.3f}  {name}"
-        figure.text(0.431, place / HIGH, said, fontsize=15, color=look.get("color"), va="center", parse_math=False)
+        figure.text(0.42, place / HIGH, said, fontsize=15, color=look.get("color"), va="center", parse_math=False)
     _save(figure, path, show)
 
 
