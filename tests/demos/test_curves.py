@@ -1,0 +1,86 @@
+"""Curves with their names beside them, and intervals."""
+
+import numpy as np
+import pytest
+from _shared.curves import apart, curves, intervals
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytestmark = [pytest.mark.device, pytest.mark.cpu]
+
+PANELS = [{"title": "the same updates", "xlabel": "updates", "ylabel": "KL"}, {"title": "the same time", "xlabel": "s"}]
+
+
+def size_of_png(path):
+    header = path.read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    return int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")
+
+
+def pixels(path):
+    from matplotlib.image import imread
+
+    return imread(path)[:, :, :3]
+
+
+places = st.lists(st.floats(0, 100), min_size=1, max_size=8)
+
+
+@given(places, st.floats(0, 30))
+def test_places_are_a_gap_apart_in_the_order_that_is_wanted_and_inside(wanted, gap):
+    wanted = np.array(wanted)
+    found = apart(wanted, gap, -10, 110)
+    order = np.argsort(wanted, kind="stable")
+    room = 120 / max(len(wanted) - 1, 1)
+    assert (np.diff(found[order]) >= min(gap, room) - 1e-6).all()
+    assert found.min() >= -10 - 1e-6 and found.max() <= 110 + 1e-6
+
+
+@given(places)
+def test_places_that_are_far_enough_apart_are_the_ones_that_are_wanted(wanted):
+    wanted = 1000.0 * np.arange(len(wanted)) + np.array(wanted)
+    np.testing.assert_allclose(apart(wanted, 5, -10, 1e5), wanted)
+
+
+@given(places, st.floats(1, 30), st.lists(st.floats(-3, 3), min_size=8, max_size=8))
+def test_no_other_places_are_nearer(wanted, gap, moves):
+    """In the sum of squares; others are made by moving them, and pushing them up to the gap again."""
+    wanted = np.sort(wanted)
+    found = apart(wanted, gap, -1e4, 1e4)
+    other = np.sort(found + moves[: len(found)])
+    steps = gap * np.arange(len(other))
+    other = np.maximum.accumulate(other - steps) + steps
+    assert ((found - wanted) ** 2).sum() <= ((other - wanted) ** 2).sum() + 1e-6
+
+
+def test_two_that_want_one_place_share_the_way():
+    assert apart(np.array([50.0, 50.0, 90.0]), 10, 0, 100).tolist() == [45, 55, 90]
+
+
+def test_curves_have_two_panels_and_their_names_between_them(tmp_path):
+    one = {"x": [[1, 10], [0.1, 2.0]], "y": [1.0, 0.1], "color": "#ff0000"}
+    curves(tmp_path / "a.png", "$a_b$", {"$one$": one}, PANELS)
+    curves(tmp_path / "b.png", "$a_b$", {"another": one}, PANELS)
+    assert size_of_png(tmp_path / "a.png") == (1600, 900)
+    differ = (pixels(tmp_path / "a.png") != pixels(tmp_path / "b.png")).any(axis=2)
+    assert set(np.flatnonzero(differ.any(axis=0))) <= set(range(670, 1000))
+    red = (pixels(tmp_path / "a.png") == [1, 0, 0]).all(axis=2)
+    assert red[:, 110:600].any() and red[:, 600:1000].any() and red[:, 1080:1580].any()
+
+
+@pytest.mark.parametrize("x, y", [([1, 2], [1.0]), ([], []), ([1.0], [float("nan")]), ([0.0], [1.0]), ([1.0], [-1.0])])
+def test_a_curve_needs_as_many_positive_numbers_on_each_axis(x, y, tmp_path):
+    with pytest.raises(ValueError, match="curve: "):
+        curves(tmp_path / "a.png", "", {"curve": {"x": [x, x], "y": y}}, PANELS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_intervals_are_a_png_as_high_as_they_are_many(tmp_path):
+    intervals(tmp_path / "a.png", "$log Z$", [("$a_b$", 1.0, 0.5), ("b", -1.0, 0.0)], "log Z")
+    assert size_of_png(tmp_path / "a.png") == (1600, 300)
+
+
+@pytest.mark.parametrize("rows", [[], [("a", float("nan"), 1.0)], [("a", 1.0, float("inf"))]])
+def test_intervals_refuse_what_was_not_measured(rows, tmp_path):
+    with pytest.raises(ValueError, match="finite numbers"):
+        intervals(tmp_path / "a.png", "", rows, "")
