@@ -107,6 +107,10 @@ def of_scores(function: Callable) -> Callable:
     @wraps(function)
     def forward(*scores, **options):
         loss, *gradients = function(*scores, **options)
+        shapes = [scores[0].shape[:1], *(s.shape for s in scores)]
+        if [found.shape for found in (loss, *gradients)] != shapes:  # an option of a wrong shape is broadcast, silently
+            came = ", ".join(f"{name} {list(o.shape)}" for name, o in options.items() if hasattr(o, "shape"))
+            raise ValueError(f"scores {', '.join(str(list(s.shape)) for s in scores)} do not go with {came}")
         return loss, gradients
 
     def rule(g, y, gradients, *scores, **options):
