@@ -49,7 +49,7 @@ READ_IN_PLACE = "by a kernel, which leaves the rows where they are"
 def _row_scores(hidden, weight, *bias, ids):
     """(1) for rows of each example's own: ids (B,) -> s (B,), or ids (B, k) -> s (B, k). `bias`: one, or none."""
     each = ids.reshape(len(ids), -1)  # (B, k)
-    if worth_a_kernel(weight, hidden) and hidden.flags.c_contiguous:
+    if worth_a_kernel(weight, hidden) and hidden.flags.c_contiguous:  # else it would be compiled once more
         rows, scores = READ_IN_PLACE, xp_of(hidden).empty(each.shape, hidden.dtype)
         kernels.row_scores(hidden, weight, each, scores)
     else:
