@@ -236,11 +236,29 @@ def test_step_5_with_replacement_the_variance_is_that_of_the_formula():
     assert math.isclose(chance @ Z**2 - f.sum() ** 2, variance_with_replacement(Q, f, 3), rel_tol=1e-12)
 
 
-@pytest.mark.parametrize("k, different, independent", [(5, "0.42", "0.35"), (8, "0.19", "0.28")])
-def test_step_5_the_figures_of_the_page(k, different, independent):
-    f = np.ones(10)
-    assert f"{math.sqrt(variance(ZIPF, f, k)) / 10:.2f}" == different
-    assert f"{math.sqrt(variance_with_replacement(ZIPF, f, k)) / 10:.2f}" == independent
+@pytest.mark.parametrize(
+    "f, k, independent, different",
+    [([1] + [0] * 9, 5, "0.62", "0.27"), ([1] * 10, 5, "0.35", "0.42"), ([1] * 10, 8, "0.28", "0.19")],
+    ids=["the most frequent word alone, k = 5", "f = 1, k = 5", "f = 1, k = 8"],
+)
+def test_step_5_the_figures_of_the_page(f, k, independent, different):
+    f = np.array(f)
+    assert f"{math.sqrt(variance_with_replacement(ZIPF, f, k)) / f.sum():.2f}" == independent
+    assert f"{math.sqrt(variance(ZIPF, f, k)) / f.sum():.2f}" == different
+
+
+@pytest.mark.parametrize("k", [3, 5, 9])
+def test_step_5_different_words_are_the_better_where_z_lies_on_a_word_nearly_certain_to_be_drawn(k):
+    one_by_one = [(variance(ZIPF, f, k), variance_with_replacement(ZIPF, f, k)) for f in np.eye(10)]
+    ratio = [different / independent for different, independent in one_by_one]
+    assert ratio[0] < 1 and (np.diff(ratio) > 0).all(), "the more certain, the better they are"
+
+
+@pytest.mark.parametrize("k", [2, 5, 9])
+def test_step_5_where_f_is_proportional_to_q_only_different_words_have_a_variance(k):
+    assert abs(variance_with_replacement(ZIPF, 3 * ZIPF, k)) < 1e-14
+    assert variance(ZIPF, 3 * ZIPF, k) > 0.01
+    assert GumbelTopK(ZIPF).draw(mg.Key(0), 10)[1] == -math.inf, "but for k = V, where each counts 1"
 
 
 def test_step_5_for_k_equal_to_1_the_variance_is_infinite():
