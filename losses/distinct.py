@@ -23,8 +23,8 @@ How often to expect a word.
          arrives: one number for all of S. So 1[w ∈ S] / (1 − e^{−q(w) τ}) is 1 on average, and
              Ẑ = Σ_{w ∈ S} f(w) / (1 − e^{−q(w) τ}),   τ = e^{−κ}, κ the (k + 1)-th greatest of (2),   E Ẑ = Z
          (Kool, van Hoof, Welling, "Stochastic Beams and Where to Find Them", ICML 2019; before them Cohen and Kaplan,
-         "Summarizing Data Using Bottom-k Sketches", PODC 2007, and, with uniform in place of exponential numbers,
-         Duffield, Lund, Thorup, "Priority Sampling for Estimation of Arbitrary Subset Sums", JACM 2007). For k = V: τ = ∞.
+         "Summarizing Data Using Bottom-k Sketches", PODC 2007; with uniform in place of exponential numbers Duffield,
+         Lund, Thorup, "Priority Sampling for Estimation of Arbitrary Subset Sums", JACM 2007). For k = V: τ = ∞.
     (5)  Its variance. Two words v, w are both in S if both come before the (k − 1)-th of the others, of which neither
          knows: the product of their terms is f(v) f(w) on average, they don't correlate. What is left is
          Var Ẑ = Σ_w f(w)² (E[1 / (1 − e^{−q(w) τ_w})] − 1),  τ_w the time of the k-th word other than w.
@@ -48,7 +48,8 @@ A race of k words instead of V.
          Of a small rate it is nearly the rate; expm1 keeps its digits.
 
 Cost of a draw:  (1), (6), (7) as many tries as it takes, hardly more than k where q is even and k ≪ V (`Unique` makes
-some 2 k at once, and more if they don't do);  (2) V exponentials.  Where q is so uneven that it takes V tries, (2) is better.
+some 2 k at once, and more if they don't do);  (2) V exponentials.  Where q is so uneven that it takes more than V
+tries, (2) is the better.
 """
 
 import math
@@ -139,7 +140,8 @@ def rate_of_tries(q: type_of_array, tries: type_of_array) -> type_of_array:
 
 
 # In PyTorch. The trap: torch.multinomial(q, k) draws by (1) as well, but doesn't tell κ, and without it how often each
-# word was to be expected can't be had cheaply: with k q(w), as if they were independent, frequent words weigh too little.
+# word was to be expected can't be had cheaply. With k q(w), as if they were independent, frequent words weigh too
+# little.
 IN_PYTORCH = """
 import torch
 

@@ -132,6 +132,12 @@ def test_step_2_keys_are_minus_the_logarithms_of_arrivals():
     assert np.allclose(on_cpu(gumbel_keys(u, on_device(np.log(Q)))), -np.log(arrivals), rtol=1e-12)
 
 
+def test_step_2_a_u_of_zero_has_the_noise_37_and_puts_its_word_first_whatever_q_is():
+    u, q = on_device([0.0, 1e-3, 1e-3]), np.array([1e-9, 0.5, 0.5])
+    assert f"{-math.log(on_cpu(distinct.exponential(u))[0]):.0f}" == "37"
+    assert on_cpu(gumbel_keys(u, on_device(np.log(q)))).argmax() == 0
+
+
 def test_step_2_the_least_and_the_greatest_number_have_finite_keys():
     keys = gumbel_keys(on_device([0.0, 1 - 2**-53]), on_device(np.log([1e-300, 1.0])))
     assert np.isfinite(on_cpu(keys)).all()
@@ -517,6 +523,20 @@ def test_a_q_that_is_too_uneven_is_an_error_and_no_endless_loop(exact, monkeypat
 def test_a_base_that_is_no_independent_sampler_is_refused(base):
     with pytest.raises(TypeError, match=r"losses.samplers.Unique: base must be a sampler that draws with replacement"):
         Unique(base() if callable(base) else base)
+
+
+@pytest.mark.parametrize("exact", ["no", 1, None])
+def test_exact_is_yes_or_no(exact):
+    with pytest.raises(TypeError, match=r"losses.samplers.Unique: exact must be True or False, got"):
+        Unique(Uniform(3), exact=exact)
+
+
+@pytest.mark.parametrize("kind, expected", [("unique", "numbers of tries"), ("unique, exact", "κ"), ("gumbel", "κ")])
+def test_what_no_draw_of_this_sampler_sees_is_refused(kind, expected):
+    wrong = on_device([3]) if expected == "κ" else on_device([0.5])
+    for seen, came in ((wrong, wrong.dtype), ([0.5], "list"), (0.5, "float")):
+        with pytest.raises(TypeError, match=rf"seen must be what draw gave with the ids, {expected}, .* got {came}"):
+            KINDS[kind](Q).log_expected_count([[0, 1]], 2, seen)
 
 
 @each_kind
