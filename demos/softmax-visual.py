@@ -17,26 +17,27 @@ frequent ones those where P has the least entropy, the median, and the greatest.
     denominators.png   there, Ẑ = Σ_j e^s_j / c_j from N words that are drawn, c_j being how often j was to be expected
                        among them: N q(j), if the words are independent. Four such q; and two ways to draw distinct
                        words, Gumbel top-k, and `Unique`, TensorFlow's. Nine of ten runs lie in the shade
-    convergence.png    the same: how far off log Ẑ is on average, and how far Ẑ is in a single run (of distinct words
-                       from N = 2 on: with a single word, the variance of Gumbel's is infinite)
+    convergence.png    the same: how far off log Ẑ is on average, with gaps where chance hides it, and how far Ẑ is in a
+                       single run (Gumbel's from N = 2 on: with a single word, its variance is infinite)
     losses.png         −log P(t | h), t the likeliest word, in the first context and in the last, as it is seen by
                          importance sampling    log Ẑ − s_t: below zero when Ẑ comes out smaller than e^s_t
                          target in the sum      t is counted once, for certain, and no other time: never below zero
                          sampled softmax        which of the N + 1 is the target?  With independent words that is
                                                 another number, log(1 + N q(t) / P(t | h)) where Ẑ is good
-                         distinct words         the same question; too low on average, and right when N nears V
+                         distinct words         the same question; too low on average, and right once t is nearly
+                                                certain to be among the N words
 
 What is biased is not Ẑ: its mean is Z at every N, for independent words and for Gumbel's. Its logarithm is, hence the
 loss. For independent words, with ρ = Σ_w P(w | h)² / q(w), which is 1 for q = P and greater for every other q,
 
-    sd of Ẑ/Z = √((ρ − 1) / N),     mean of log Ẑ − log Z ≈ −(ρ − 1) / 2N  if N is well above ρ.
+    sd of Ẑ/Z = √((ρ − 1) / N),     mean of log Ẑ − log Z ≈ −(ρ − 1) / 2N  from about N = ρ on, then better and better.
 
 Both stand in the tables beside what was measured, with the effective sample size, ESS = (Σ_j w_j)² / Σ_j w_j² for
 w_j = e^s_j / c_j. It nears N / ρ, but is no more than the sample knows: one that missed what is likely believes itself
-far better than it is. (From N = ρ on, part of the chance in log Ẑ can be told from Ẑ, whose mean is known, and is taken
-off: a control variate. The mean of `Unique` is not known.) NCE is in no picture of a denominator: it takes Z to be 1
-and learns scores for which that is nearly so. A table has the log Z that the exact softmax has learned, which is free
-to be anything.
+far better than it is. What holds from N = ρ on is neither printed nor drawn before. (From there on, part of the chance
+in log Ẑ can be told from Ẑ, whose mean is known, and is taken off: a control variate. The mean of `Unique` is not
+known.) NCE is in no picture of a denominator: it takes Z to be 1 and learns scores for which that is nearly so. A table
+has the log Z that the exact softmax has learned, which is free to be anything.
 
 In out/softmax-visual/: the pictures and results.json. Takes half a minute, --quick under ten seconds.
 
@@ -47,6 +48,7 @@ To predict before running; `predict` in results.json has the answers:
 """
 
 # %% What we need
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -104,8 +106,11 @@ class Data:
     def context(self, said: str) -> np.ndarray:
         """The ids of a context in words, (2,)."""
         ids = {word: i for i, word in enumerate(self.words)}
-        if len(words := said.lower().split()) != BEFORE or not all(word in ids for word in words):
-            raise DemoError(f"--context must be {BEFORE} words of the vocabulary, got {said!r}; try a larger --vocab?")
+        refused = f"--context must be {BEFORE} words of the vocabulary, got {said!r}"
+        if len(words := said.lower().split()) != BEFORE:
+            raise DemoError(refused)
+        if unknown := [word for word in words if word not in ids]:
+            raise DemoError(f"{refused}, without {' and '.join(unknown)}; try a larger --vocab?")
         return np.array([ids[word] for word in words])
 
     def in_words(self, context: np.ndarray) -> str:
@@ -231,6 +236,8 @@ def denominators(log_p, samplers: Mapping[str, Sampler], sizes, budget: int, key
                 told["bias"] = summary(without_chance(log_ratio)) if mean_is_known and N >= rhos[c] else told["log"]
                 ess = float(read(effective_sample_size(log_weights).mean()))
                 of_independent = {"rho": rhos[c], "effective_sample_size": ess}
+                of_one_infinite = isinstance(sampler, GumbelTopK) and N == 1
+                told["spread"] = None if of_one_infinite else told["ratio"]["sd"]
                 found.append(told | (of_independent if sampler.replacement else dict.fromkeys(of_independent)))
             advance()
     return found
@@ -363,12 +370,12 @@ def show_convergence(path, found: Sequence[Mapping], title: str, show: bool) -> 
     for i, name in enumerate(dict.fromkeys(row["method"] for row in found)):
         rows = [row for row in found if row["method"] == name]
         look = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 9, "linewidth": 1.2}
-        seen = [row for row in rows if abs(row["bias"]["mean"]) > 5 * row["bias"]["standard_error"]]
-        if seen:
-            off[name] = ([row["N"] for row in seen], [abs(row["bias"]["mean"]) for row in seen], look)
-        finite = [row for row in rows if row["rho"] or row["N"] > 1]  # of Gumbel's one word the variance is infinite
-        if finite:
-            spread[name] = ([row["N"] for row in finite], [row["ratio"]["sd"] for row in finite], look)
+        beyond = itertools.groupby(rows, lambda row: abs(row["bias"]["mean"]) > 5 * row["bias"]["standard_error"])
+        for seen in (list(part) for is_beyond, part in beyond if is_beyond):  # one after the other, without a gap
+            line = f"_{name}, from {seen[0]['N']} on" if name in off else name
+            off[line] = ([row["N"] for row in seen], [abs(row["bias"]["mean"]) for row in seen], look)
+        if finite := [row for row in rows if row["spread"] is not None]:
+            spread[name] = ([row["N"] for row in finite], [row["spread"] for row in finite], look)
         if (rho := rows[0]["rho"]) and (held := where_theory_holds(rho, [row["N"] for row in rows])):
             dashed = {"color": COLOURS[i], "linestyle": "--", "marker": "", "linewidth": 2}
             off[f"_{name}"] = (held, [(rho - 1) / (2 * N) for N in held], dashed)
@@ -422,19 +429,20 @@ def print_denominators(found: Sequence[Mapping], N: int, contexts: Sequence[Mapp
         rows = []
         for row in (row for row in found if (row["context"], row["N"]) == (c, N)):
             rho = row["rho"]
-            sd, bias, ess = (math.sqrt((rho - 1) / N), (1 - rho) / (2 * N), N / rho) if rho else (None, None, None)
+            sd = math.sqrt((rho - 1) / N) if rho else None
+            bias, ess = ((1 - rho) / (2 * N), N / rho) if rho and where_theory_holds(rho, [N]) else (None, None)
             ratio = [plus_minus(row["ratio"], 1.0), row["ratio"]["sd"], sd]
             rows.append([row["method"], rho, *ratio, plus_minus(row["bias"]), bias, row["effective_sample_size"], ess])
         table(f"“{context['words']}”: Z from N = {N} words, mean ± standard error", headers, rows)
 
 
 def print_losses(found: Sequence[Mapping], N: int, contexts: Sequence[Mapping]) -> None:
-    headers = ["context → target", "estimator", "−log P(t | h)", "estimated", "sd", "below zero"]
+    headers = ["context → target", "estimator", "−log P(t | h)", "tends to", "estimated", "sd", "below zero"]
     rows = []
     for row in sorted((row for row in found if row["N"] == N), key=lambda row: row["context"]):
         context = contexts[row["context"]]
         target = next(iter(context["likeliest"]))
-        numbers = [row["true"], plus_minus(row), row["sd"], f"{row['below_zero']:.1%}"]
+        numbers = [row["true"], row["tends_to"], plus_minus(row), row["sd"], f"{row['below_zero']:.1%}"]
         rows.append([f"{context['words']} → {target}", row["estimator"], *numbers])
     table(f"The loss from N = {N} words, mean ± standard error", headers, rows)
 

@@ -22,15 +22,18 @@ How often to expect a word.
          knows nothing, so the probability is that of (3). And if w is in S, then τ is when the (k + 1)-th word of all
          arrives: one number for all of S. So 1[w ∈ S] / (1 − e^{−q(w) τ}) is 1 on average, and
              Ẑ = Σ_{w ∈ S} f(w) / (1 − e^{−q(w) τ}),   τ = e^{−κ}, κ the (k + 1)-th greatest of (2),   E Ẑ = Z
-         (Kool, van Hoof, Welling, "Stochastic Beams and Where to Find Them", ICML 2019; before them, with uniform in
-         place of exponential numbers, Duffield, Lund, Thorup, "Priority Sampling", JACM 2007). For k = V: τ = ∞.
+         (Kool, van Hoof, Welling, "Stochastic Beams and Where to Find Them", ICML 2019; before them Cohen and Kaplan,
+         "Summarizing Data Using Bottom-k Sketches", PODC 2007; with uniform in place of exponential numbers Duffield,
+         Lund, Thorup, "Priority Sampling for Estimation of Arbitrary Subset Sums", JACM 2007). For k = V: τ = ∞.
     (5)  Its variance. Two words v, w are both in S if both come before the (k − 1)-th of the others, of which neither
          knows: the product of their terms is f(v) f(w) on average, they don't correlate. What is left is
          Var Ẑ = Σ_w f(w)² (E[1 / (1 − e^{−q(w) τ_w})] − 1),  τ_w the time of the k-th word other than w.
          It is 0 for k = V, and infinite for k = 1 < V: then τ_w has a density that isn't 0 at 0, 1 / (q τ) no mean.
-         With replacement, Ẑ = Σ_j f(w_j) / (k q(w_j)) has (Σ_w f(w)² / q(w) − Z²) / k. So different words estimate Z
-         the better only if k takes in a good part of V. Of ten words by Zipf's law, all with f = 1, the standard
-         deviation of Ẑ is 0.42 Z for k = 5, with replacement 0.35 Z; for k = 8 it is 0.19 Z against 0.28 Z.
+         With replacement, Ẑ = Σ_j f(w_j) / (k q(w_j)) has (Σ_w f(w)² / q(w) − Z²) / k. Different words are the better
+         where much of Z lies on words that are nearly certain to be drawn: each counts once, and chance has little part
+         in it. Where f ∝ q, independent draws have no variance at all, and different words have some unless k = V.
+         The standard deviation of Ẑ, in Z, with and without replacement, of ten words by Zipf's law: for k = 5, if f is
+         0 but for the most frequent word, 0.62 and 0.27; with f = 1, 0.35 and 0.42; for k = 8, 0.28 and 0.19.
 
 A race of k words instead of V.
     (6)  Let the draws of (1) come at random times, independent, one a unit of time on average. Then w comes q(w) times
@@ -44,8 +47,9 @@ A race of k words instead of V.
     (8)  Both are 1 − e^{−rate}: the rate is q(w) τ in (4), −N log(1 − q(w)) in (7), which for a small q is q(w) N.
          Of a small rate it is nearly the rate; expm1 keeps its digits.
 
-Cost of a draw:  (1), (6), (7) as many tries as it takes, hardly more than k where q is even and k ≪ V;  (2) V
-exponentials.  Where q is so uneven that tries outnumber words, (2) is the better.
+Cost of a draw:  (1), (6), (7) as many tries as it takes, hardly more than k where q is even and k ≪ V (`Unique` makes
+some 2 k at once, and more if they don't do);  (2) V exponentials.  Where q is so uneven that it takes more than V
+tries, (2) is the better.
 """
 
 import math
@@ -135,8 +139,9 @@ def rate_of_tries(q: type_of_array, tries: type_of_array) -> type_of_array:
         return -tries * xp_of(q).log1p(-q)
 
 
-# In PyTorch. The trap: torch.multinomial(q, k) draws by (1) as well, but doesn't tell κ, and without it nobody knows
-# how often each word was to be expected: with k q(w), as if they were independent, frequent words weigh too little.
+# In PyTorch. The trap: torch.multinomial(q, k) draws by (1) as well, but doesn't tell κ, and without it how often each
+# word was to be expected can't be had cheaply. With k q(w), as if they were independent, frequent words weigh too
+# little.
 IN_PYTORCH = """
 import torch
 

@@ -4,18 +4,19 @@ An output layer gives each word w of a vocabulary a score for a context h:
 
     s_w = W_w · h + b_w                                                                                      (1)
 
-All of them would be V dot products an example. Each chapter looks at a few rows r only, and says what the loss L
-is as a function of their scores. All it has to know is G_r = ∂L/∂s_r, for by (1) and the chain rule
+All of them would be V dot products an example. Nearly every chapter looks at a few rows r only, and says what the loss
+L is as a function of their scores. All it has to know is G_r = ∂L/∂s_r, for by (1) and the chain rule
 
     ∂L/∂h = Σ_r G_r W_r,        ∂L/∂W_r = G_r h,        ∂L/∂b_r = G_r,        r ranging over the rows looked at.  (2)
 
-So the heart of a chapter is one pure function, scores in, `(loss, G, …)` out, and (1) and (2) are here, once:
-`row_scores` for rows that each example has for itself, as its target; `shared_scores` for rows R (m, d) that the whole
-batch H (B, d) looks at. What B examples say of such a row adds up, so that (1) is the matrix product H Rᵀ, and (2) are
-G R and Gᵀ H. `of_scores` makes a pure function a primitive of the engine.
+(A word that is looked at twice has two such G, and the sum of both gradients.) So the heart of a chapter is one pure
+function, scores in, `(loss, G, …)` out, and (1) and (2) are here, once: `row_scores` for rows that each example has for
+itself, as its target; `shared_scores` for rows R (m, d) that the whole batch H (B, d) looks at. What B examples say of
+such a row adds up, so that (1) is the matrix product H Rᵀ, and (2) are G R and Gᵀ H. `of_scores` makes a pure function
+a primitive of the engine.
 
 Legend: B examples in a batch, V words, d dimensions, k rows an example, m shared rows. Cost of (1) and (2): 3 B k d
-multiply-adds, 2 B k d numbers moved; shared 3 B m d and 2 m d. V is nowhere.
+multiply-adds, and B k rows of W are read; shared 3 B m d, and m rows. V is nowhere.
 """
 
 from collections.abc import Callable
@@ -126,9 +127,8 @@ def best(scores: type_of_array, k: int) -> type_of_array:
     if on_cpu(scores) and k < scores.shape[1]:  # on a GPU there is no gain: CuPy's argpartition sorts all of a row
         ids = xp.sort(xp.argpartition(down, k - 1, axis=1)[:, :k], axis=1)
         found = xp.take_along_axis(down, ids, axis=1)  # (B, k)
-        if (
-            down <= found.max(axis=1, keepdims=True)
-        ).sum() == ids.size:  # no more words are as good as the k-th, or NaN
+        as_good = down <= found.max(axis=1, keepdims=True)  # as the k-th; none if that is NaN
+        if (as_good.sum(axis=1) == k).all():  # in no row another: there is no tie to break
             return xp.take_along_axis(ids, xp.argsort(found, axis=1, kind="stable"), axis=1)
     return xp.argsort(down, axis=1, kind="stable")[:, :k]
 
@@ -146,7 +146,7 @@ class ScoreCost(NamedTuple):
 class OutputLayer:
     """An output layer over `vocab_size` words for contexts of `dim` numbers: equation (1) and a way to train it.
 
-    weight (V, d), bias (V,) or None. The weights begin uniform in ±1/2d, the bias at zero.
+    weight (V, d), bias (V,) or None. The weights begin uniform in ±1/(2d), the bias at zero.
     counts: how often each id occurs, (V,); where a method needs them and none are given it takes Zipf's law,
     count ∝ 1 / (id + 1). key: the `minigrad.Key` of the initial weights.
     """
@@ -179,7 +179,7 @@ class OutputLayer:
         return scores if self.bias is None else scores + self.bias
 
     def scores(self, hidden: mg.Tensor) -> mg.Tensor:
-        """The layer's estimate of log P(w | h), up to a number for each h: (B, d) -> (B, V)."""
+        """What the words are ordered by, (B, d) -> (B, V): if there is a `log_prob`, that up to a number for each h."""
         return self.raw_scores(hidden)
 
     def log_prob(self, hidden: mg.Tensor) -> mg.Tensor:
@@ -192,7 +192,7 @@ class OutputLayer:
         return mg.logsumexp(self.raw_scores(hidden), axis=1)
 
     def topk(self, hidden: mg.Tensor, k: int) -> tuple[type_of_array, type_of_array]:
-        """The k most probable words of each context, best first: ids (B, k) and their scores (B, k)."""
+        """The k best words of each context by `scores`, best first: ids (B, k) and their scores (B, k)."""
         if whole(f"losses.{type(self).__name__}.topk: k", k) > self.vocab_size:
             raise ValueError(f"losses.{type(self).__name__}.topk: k must lie in 1 to {self.vocab_size}, got {k}")
         with mg.no_grad():

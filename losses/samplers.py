@@ -1,4 +1,4 @@
-"""Drawing noise words: from q(w) ∝ 1, ∝ count(w)^α, or as Zipf's law has it, at a cost that doesn't grow with V.
+"""Drawing noise words from q(w) ∝ 1, ∝ count(w)^α, or as Zipf's law has it: how, without looking at all V each time?
 
 A sampled loss draws k noise words an example, so a draw must cost next to nothing beside k dot products. Legend: V
 words, q(w) the probability of word w, u uniform on [0, 1).
@@ -11,22 +11,23 @@ Alias method (Walker, Electronics Letters 1974; Vose, IEEE Transactions on Softw
     word alias(i) otherwise. Then                                                                             (2)
         q(w) = (keep(w) + Σ_{i : alias(i) = w} (1 − keep(i))) / V.
     It can always be done: a word with less than 1/V leaves room in its bucket, which one with more fills up. A draw
-    takes a bucket and a coin: O(1), whatever V is. It takes *two* variates: one that serves for both has, at V = 10⁶,
-    only a few bits left for the coin in float32.
+    takes a bucket and a coin: O(1), whatever V is. In float32 it takes *two* variates: one that serves for both has, at
+    V = 10⁶, only four bits left for the coin. (One in float64 would have 33.)
 
 Log-uniform.  With ids in order of frequency, the next best thing to counts is Zipf's law, q(w) ∝ 1 / (w + 1). Nearly
     that is q(w) = log((w + 2) / (w + 1)) / log(V + 1), whose CDF has a formula, F(w) = log(w + 2) / log(V + 1): the
     first w with F(w) > u is                                                                                  (3)
         w = ⌊(V + 1)^u⌋ − 1,
-    O(1) a draw and nothing to prepare. Cut, don't round: rounding to the nearest draws word 0 only log₂ 1.5 = 0.585
-    times as often as q declares, and the loss believes q.
+    O(1) a draw and nothing to prepare (the class keeps a table of q all the same). Cut, don't round: rounding to the
+    nearest draws word 0 only log₂ 1.5 = 0.585 times as often as q declares, and the loss believes q.
 
-Why α = 3/4?  Between uniform (α = 0), which draws words nobody says, and unigram (α = 1), which draws `the` again and
-again; Mikolov et al. (NIPS 2013, §2.2) found 3/4 best, by trying.
+Why α = 3/4?  Uniform noise (α = 0) is mostly words that hardly anybody says, unigram noise (α = 1) is `the` again and
+again. Mikolov et al. (NIPS 2013, §2.2) tried 3/4 against both, and found it better than either.
 
 All these draw independently. For k different words, and what a loss must know of them, read `distinct.py`.
 """
 
+import contextlib
 import itertools
 import math
 from numbers import Real
@@ -51,8 +52,8 @@ class Sampler:
 
     def __init__(self, probs: type_of_array):
         name, xp = self._name, xp_of(probs)
-        if getattr(probs, "ndim", 0) != 1 or not probs.size:
-            raise ValueError(f"{name}: probabilities must be an array (V,) with V >= 1, got {probs!r:.60}")
+        if getattr(probs, "ndim", 0) != 1 or not probs.size or probs.dtype.kind not in "fiu":
+            raise ValueError(f"{name}: probabilities must be an array (V,) of numbers with V >= 1, got {probs!r:.60}")
         if not read((probs >= 0).all() & (abs(probs.sum() - 1.0) < 1e-9)):  # false for NaN, too
             raise ValueError(
                 f"{name}: probabilities must be 0 or more and sum to one, these sum to {float(read(probs.sum()))}"
@@ -106,7 +107,8 @@ class Uniform(Sampler):
 
     def __init__(self, vocab_size: int):
         vocab_size = whole("losses.samplers.Uniform: vocab_size", vocab_size)
-        super().__init__(backend.xp().full(vocab_size, 1.0 / vocab_size))
+        with room_for_a_table(self._name, vocab_size):
+            super().__init__(backend.xp().full(vocab_size, 1.0 / vocab_size))
 
     def _draw(self, key, shape):
         return key.integers(0, self.vocab_size, shape), None
@@ -129,7 +131,7 @@ class Unigram(Sampler):
 
     def _draw(self, key, shape):
         if self.method == "cdf":
-            u = key.uniform(shape, "float64")
+            u = key.uniform(shape, "float64")  # the steps of rare words are finer than float32
             return xp_of(u).searchsorted(self.cdf, u.ravel(), side="right").reshape(shape), None  # (1)
         if (n := math.prod(shape)) >= 4 and backend.on_cpu(self.keep):  # too few to load Numba for: array code
             drawn = xp_of(self.keep).empty(n, "int64")
@@ -150,9 +152,11 @@ class LogUniform(Sampler):
     def __init__(self, vocab_size: int):
         vocab_size = whole("losses.samplers.LogUniform: vocab_size", vocab_size)
         xp = backend.xp()
-        super().__init__(xp.log1p(1.0 / (xp.arange(vocab_size, dtype="float64") + 1.0)) / math.log(vocab_size + 1))
+        with room_for_a_table(self._name, vocab_size):
+            super().__init__(xp.log1p(1.0 / (xp.arange(vocab_size, dtype="float64") + 1.0)) / math.log(vocab_size + 1))
 
     def _draw(self, key, shape):
+        # float64, for in float32 u has 2²⁴ values, and of a million words the rarest would have one of them, or two
         return log_uniform(key.uniform(shape, "float64"), self.vocab_size), None
 
 
@@ -163,6 +167,7 @@ class Distinct(Sampler):
     """What the two below have in common. The last axis of a shape is one draw of k different words: (…, k)."""
 
     replacement = False
+    _sees_kappa = True
 
     def __init__(self, probs: type_of_array):
         super().__init__(probs)
@@ -180,9 +185,14 @@ class Distinct(Sampler):
         """ids, checked, and what was seen of each draw, (…), so that it goes with ids (…, k)."""
         ids = self._checked("log_expected_count", ids)
         whole(f"{self._name}.log_expected_count: k", k)
-        if seen is None or ids.shape[: seen.ndim] != seen.shape:
-            came = "None" if seen is None else f"one for draws {list(seen.shape)} beside ids {list(ids.shape)}"
-            raise ValueError(f"{self._name}.log_expected_count: seen must be what draw gave with the ids, got {came}")
+        expected = f"{self._name}.log_expected_count: seen must be what draw gave with the ids"
+        if seen is None:
+            raise ValueError(f"{expected}, got None")
+        if not hasattr(seen, "dtype") or (seen.dtype.kind == "f") != self._sees_kappa:
+            what = "κ, float64" if self._sees_kappa else "numbers of tries, int64"
+            raise TypeError(f"{expected}, {what}; got {getattr(seen, 'dtype', type(seen).__name__)}")
+        if ids.shape[: seen.ndim] != seen.shape:
+            raise ValueError(f"{expected}, got one for draws {list(seen.shape)} beside ids {list(ids.shape)}")
         return ids, seen.reshape(seen.shape + (1,) * (ids.ndim - seen.ndim))
 
 
@@ -199,8 +209,10 @@ class Unique(Distinct):
     def __init__(self, base: Sampler, *, exact: bool = False):
         if not isinstance(base, Sampler) or not base.replacement:
             raise TypeError(f"{self._name}: base must be a sampler that draws with replacement, got {base!r:.60}")
+        if not isinstance(exact, bool):
+            raise TypeError(f"{self._name}: exact must be True or False, got {exact!r:.60}")
         super().__init__(base.probs)
-        self.base, self.exact = base, exact
+        self.base, self.exact, self._sees_kappa = base, exact, exact
 
     def _draw(self, key, shape):
         rows, k = self._rows_and_k(shape)
@@ -245,7 +257,8 @@ class Unique(Distinct):
 class GumbelTopK(Distinct):
     """The k greatest of log q(w) + Gumbel noise (2), q(w) ∝ count(w)^power. O(V) a draw, whatever q is.
 
-    What is seen is κ, the (k + 1)-th greatest: the expected counts (4) have no bias.
+    What is seen is κ, the (k + 1)-th greatest: the expected counts (4) have no bias. The power is 1 unless given, where
+    `Unigram` has 0.75: who changes one for the other and means the same q must say so.
     """
 
     def __init__(self, counts: Any, power: float = 1.0):
@@ -253,6 +266,7 @@ class GumbelTopK(Distinct):
 
     def _draw(self, key, shape):
         rows, k = self._rows_and_k(shape)
+        # float64, for in float32 u is 0 once in 2²⁴ times: then G_w = 37, and w is the first, whatever q(w) is
         u = key.uniform((*rows, self.vocab_size), "float64")
         return distinct.top_k(distinct.gumbel_keys(u, self._log_probs), k)
 
@@ -263,6 +277,18 @@ class GumbelTopK(Distinct):
 
 
 # ---- distributions -------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def room_for_a_table(operation: str, vocab_size: int):
+    """Says what there is no room for, should memory not do."""
+    try:
+        yield
+    except MemoryError as error:
+        gigabytes = 8 * vocab_size / 1e9
+        raise MemoryError(
+            f"{operation}: vocab_size is {vocab_size:,}: there is no room for a table of q, {gigabytes:,.0f} GB"
+        ) from error
 
 
 def log_uniform(u: type_of_array, vocab_size: int) -> type_of_array:
@@ -317,8 +343,8 @@ def alias_table(probs: list[float]) -> tuple[list[float], list[int]]:
 
 
 # In PyTorch. The trap: torch.multinomial prepares afresh at every call, which costs O(V) for one draw as for many, and
-# refuses more than 2²⁴ words. So prepare F once, as here; and in float64: in float32, of a million words by Zipf's law,
-# the rarest would have steps of F that are off by up to 16 %.
+# refuses more than 2²⁴ words. So prepare F once, as here; and in float64: of a million words by Zipf's law, rounding F
+# to float32 puts the steps of rare words off by up to 20 %, and to sum it in float32, too, by more than 25 %.
 IN_PYTORCH = """
 import torch
 

@@ -10,20 +10,21 @@ probabilistic objective, but well-suited to margin-based loss functions".
     m   the margin, 1 on the slide                          1[·]      1 if it holds, else 0
 
 The loss.
-    (1)  One wrong word ŷ:  marginloss(x, y, ŷ) = max(0, 1 + s(ŷ|x) − s(y|x))  is zero once y is 1 ahead of ŷ. The ŷ has
-         to be wrong. For ŷ = y it is 1 whatever the scores are. And a word that could stand there as well, or another
-         document that answers the query, is pushed down though it is right; and scoring high, it is among the hardest
-         again and again. `also_right` names them.
+    (1)  One wrong word ŷ:  marginloss(x, y, ŷ) = max(0, 1 + s(ŷ|x) − s(y|x)),  x the context h and y the target t, is
+         zero once y is 1 ahead of ŷ. The ŷ has to be wrong. For ŷ = y it is 1 whatever the scores are. And a word that
+         could stand there as well, or another document that answers the query, is pushed down though it is right; and
+         scoring high, it is among the hardest again and again. `also_right` names them.
     (2)  The n hardest:  L = Σ_j max(0, m + s_{w_j} − s_t).  With n = 1 this is the greatest over all wrong words
-         (Crammer and Singer, JMLR 2001), with n = V − 1 the sum over all (Weston and Watkins, ESANN 1999). It is a sum.
-         The mean is 1/n of it: after a while few of the n fail the margin, and their gradient would be divided by all.
-         Whatever n is, L = 0 if and only if t is m ahead of w_1, and so of every wrong word.
+         (Crammer and Singer, JMLR 2001), with n = V − 1 the sum over all (Weston and Watkins, ESANN 1999; there m = 2).
+         It is a sum. The mean is 1/n of it: after a while few of the n fail the margin, and their gradient would be
+         divided by all. Whatever n is, L = 0 if and only if t is m ahead of w_1, and so of every wrong word.
 
 Its gradient.
     (3)  ∂L/∂s_{w_j} = a_j = 1[m + s_{w_j} > s_t]   and   ∂L/∂s_t = −Σ_j a_j.  Just at the margin, where the slope
-         is 0 on one side and 1 on the other, it is 0. At most n + 1 rows of W have a gradient. If L = 0, it is zero.
+         is 0 on one side and 1 on the other, it is 0. An example has a gradient for at most n + 1 rows of W; if L = 0,
+         for none.
     (4)  Which words are the hardest depends on s too, but has no part in the gradient. Of all sets of n wrong words the
-         hardest have the greatest sum (2), so L is a maximum of convex functions: convex itself, and the gradient of
+         hardest have the greatest sum (2), so L is a maximum of convex functions of s: convex in s, and the gradient of
          the one that is greatest is a (sub)gradient of the maximum. It follows, too, that any other n words have at
          most this loss: an approximate search for the hardest gives L or less, never more.
 
@@ -32,17 +33,21 @@ What it learns.
     (6)  No distribution, and not always the most probable word. Let n = m = 1, t ~ P, let s be highest at word v, by δ
          over the second. Then L ≥ 1 + δ if t isn't v, and L ≥ 1 − δ if it is: so E L ≥ 1 + δ (1 − 2 P(v)). As long as
          no word has more than half the probability, no scores are better than to have all of them equal, δ = 0, where
-         E L = 1. So it fits where there is one right answer, and not where many words may follow, each with a small P.
+         E L = 1. So with n = 1 it fits where there is one right answer, and not where many words may follow, each with
+         a small P. With n > 1 less is enough: from equal scores, to raise v by δ ≤ 1 changes E L from n to
+         n + δ (1 − (n + 1) P(v)), which for n = 10 is a gain if P(v) > 1/11.
 
 Cost per example in multiply-adds: 3 (n + 1) d, forward and backward, and the search. The exact one is V d, with all V
 scores in memory; the softmax is 3 V d, so two thirds are saved at most. Hence the next slide, maximum inner product
-search: `search` takes any index that finds the rows of W with a high W_w · h. It doesn't know the b_w; take bias=False.
+search: `search` takes any index that finds the rows of W with a high W_w · h. It doesn't know the b_w: take bias=False,
+or let it search rows (W_w, b_w) with (h, 1).
 
 (Collobert and Weston, ICML 2008, learn word vectors by (1), with negatives drawn at random.)
 """
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import minigrad as mg
@@ -131,7 +136,7 @@ class HardNegatives(OutputLayer):
                 f"losses.HardNegatives: n must lie in 1 to {self.vocab_size - 1}, as many as there are wrong words; "
                 f"got {n}"
             )
-        if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < math.inf:
+        if isinstance(margin, bool) or not isinstance(margin, Real) or not 0 < margin < math.inf:
             raise ValueError(f"losses.HardNegatives: margin must be a finite number above 0, got {margin!r}")
         if search is not None and not callable(search):
             raise TypeError(
@@ -162,6 +167,9 @@ class HardNegatives(OutputLayer):
             "topk gives them"
         )
 
+    def log_z(self, hidden):
+        raise TypeError("losses.HardNegatives has no log_z: its scores know nothing but differences (5)")
+
     def score_cost(self, batch_size=1):
         """Rows of W touched a token; in training without those of a search of one's own, which it alone knows."""
         return ScoreCost(1 + self.n + (self.vocab_size if self.search is None else 0), self.vocab_size)
@@ -180,7 +188,10 @@ class HardNegatives(OutputLayer):
     def _ids_or_none(self, what: str, ids: Any, batch: int, columns: int | None = None) -> type_of_array:
         """ids (B, columns), −1 for none, where the weights lie. To look at them on a GPU is a wait."""
         name, expected = f"losses.HardNegatives: {what}", f"({batch}, {'r' if columns is None else columns})"
-        ids = asarray_like(ids.data if isinstance(ids, mg.Tensor) else ids, self.weight.data)
+        try:
+            ids = asarray_like(ids.data if isinstance(ids, mg.Tensor) else ids, self.weight.data)
+        except ValueError as error:
+            raise ValueError(f"{name} must have shape {expected}: fill up shorter rows with −1; {error}") from None
         if ids.ndim != 2 or len(ids) != batch or columns not in (None, ids.shape[1]):
             raise ValueError(f"{name} must have shape {expected}, got {list(ids.shape)}")
         if ids.dtype.kind not in "iu" and ids.size:

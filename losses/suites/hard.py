@@ -90,13 +90,21 @@ def loss_is_the_sum_of_what_the_margin_lacks(f, target, negative):
 
 
 def loss_is_zero_only_if_all_keep_the_margin(f, target, negative):
-    loss, g_target, g_negative = f(target, negative)
+    loss = f(target, negative)[0]
     for i, (t, row) in enumerate(zip(target.tolist(), negative.tolist(), strict=True)):
         if all(t >= s + 1 for s in row):
             assert loss[i] == 0, f"the loss is {loss[i]} though the target is 1 ahead of all"
-            assert g_target[i] == 0 and not np.any(g_negative[i]), "the gradient isn't zero though the loss is"
         else:
             assert loss[i] > 0, f"the loss is {loss[i]} though the target isn't 1 ahead of all"
+
+
+def where_all_keep_the_margin_the_gradient_is_zero(f, target, negative):
+    _, g_target, g_negative = f(target, negative)
+    for i, (t, row) in enumerate(zip(target.tolist(), negative.tolist(), strict=True)):
+        if all(t >= s + 1 for s in row):
+            assert g_target[i] == 0 and not np.any(g_negative[i]), (
+                f"the gradient is {g_target[i]}, {g_negative[i].tolist()} though the target is 1 ahead of all"
+            )
 
 
 def negative_gradient_is_one_if_active(f, target, negative):
@@ -177,10 +185,18 @@ CHAPTER = Chapter(
         Lesson(
             "the loss is zero only if all keep the margin",
             "(2)",
-            """Where the target is 1 ahead of every negative there is nothing left to learn: loss and gradient are zero
-            exactly. That is what tells a margin from a logarithm, which is never content.""",
+            """Where the target is 1 ahead of every negative there is nothing left to learn: the loss is zero exactly.
+            That is what tells a margin from a logarithm, which is never content.""",
             scores,
             loss_is_zero_only_if_all_keep_the_margin,
+        ),
+        Lesson(
+            "the gradient is zero where all keep the margin",
+            "(3)",
+            """No loss, no gradient. Just at the margin, too, where the slope is 0 on one side and 1 on the other: take
+            > there, not >=.""",
+            scores,
+            where_all_keep_the_margin_the_gradient_is_zero,
         ),
         Lesson(
             "an active negative's gradient is one",

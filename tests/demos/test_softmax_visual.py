@@ -209,6 +209,13 @@ def test_the_sampled_softmax_of_distinct_words_is_too_low_on_average(N):
     assert told["mean"] < told["true"] - 6 * told["standard_error"]
 
 
+def test_the_sampled_softmax_of_distinct_words_is_right_once_the_target_is_nearly_certain_to_be_drawn():
+    """Ten of forty words; the target has half the probability, and is nearly always drawn, or as others are."""
+    way, scores = "sampled softmax, distinct words", [math.log(39)] + [0.0] * 39
+    (certain,), (even,) = (seen_with(GumbelTopK([n] + [1] * 39), scores, 0, 10, way=way) for n in (1000, 1))
+    assert abs(certain["mean"] - math.log(2)) < 0.1 * (math.log(2) - even["mean"])
+
+
 def test_the_sampled_softmax_of_independent_words_grows_as_is_said():
     way = "sampled softmax, independent words"
     told = seen_with(Unigram([3, 9, 2, 4], power=1.0), [1.0, 0.5, -2.0, 1.5], 1, 4, 64, 1024, way=way)
@@ -331,6 +338,13 @@ def test_a_context_that_is_not_two_words_of_the_vocabulary_is_refused(data, said
         data.context(said)
 
 
+def test_a_larger_vocabulary_is_offered_only_where_a_word_is_missing(data):
+    with pytest.raises(DemoError, match="got 'the unicorn', without unicorn; try a larger --vocab"):
+        data.context("the unicorn")
+    with pytest.raises(DemoError, match=r"got 'the'$"):
+        data.context("the")
+
+
 def test_a_text_without_two_words_in_a_row_is_refused(tmp_path):
     (tmp_path / "text.txt").write_text("one\ntwo\nthree\n", "utf-8")
     with pytest.raises(DemoError, match="there are no two words in a row"):
@@ -420,12 +434,47 @@ def test_the_shade_and_the_line_are_those_that_were_measured(found):
 def test_errors_are_shown_where_they_are_beyond_chance(found):
     hidden = [row | {"bias": row["bias"] | {"standard_error": 9.0}} if row["N"] == 2 else row for row in found]
     bias, spread = panels_of(demo.show_convergence, hidden)
-    assert bias["series"]["uniform"][0] == [1, 4] and spread["series"]["uniform"][0] == [1, 2, 4]
+    assert bias["series"]["uniform"][0] == [1] and bias["series"]["_uniform, from 4 on"][0] == [4], "and no line over 2"
+    assert spread["series"]["uniform"][0] == [1, 2, 4]
     rho = found[0]["rho"]
     assert bias["series"]["_uniform"][:2] == ([4], [pytest.approx((rho - 1) / 8)])
     assert spread["series"]["_uniform"][:2] == ([4], [pytest.approx(math.sqrt((rho - 1) / 4))])
     assert "_Gumbel top-k, unigram" not in bias["series"]
     assert spread["series"]["Gumbel top-k, unigram"][0] == [2, 4]  # of one word, the variance is infinite
+
+
+def test_of_one_word_only_the_spread_of_gumbels_estimate_is_infinite():
+    log_p, infinite = log_p_of([5.0, 1.0, 2.0, 0.5]), []
+    for sampler in (Uniform(4), GumbelTopK([5, 2, 2, 1]), Unique(LogUniform(4))):
+        one, two = told_of(log_p, sampler, 1, 2)
+        infinite.append(one["spread"] is None)
+        assert two["spread"] == two["ratio"]["sd"] and one["spread"] in (None, one["ratio"]["sd"])
+    assert infinite == [False, True, False]
+
+
+def tables_of(function, *args):
+    """The rows that a function prints, each with the names of its columns."""
+    printed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "table", lambda title, headers, rows: printed.append([dict(zip(headers, r)) for r in rows]))
+        function(*args)
+    return printed
+
+
+def test_what_holds_from_n_equal_to_rho_on_is_not_printed_before(found):
+    rho = found[0]["rho"]
+    for N in (2, 4):
+        uniform, gumbel = tables_of(demo.print_denominators, found, N, [{"words": "the cat"}])[0]
+        assert uniform["√((ρ − 1)/N)"] == pytest.approx(math.sqrt((rho - 1) / N))
+        assert (uniform["−(ρ − 1)/2N"], uniform["N/ρ"]) == ((None, None) if N < rho else ((1 - rho) / (2 * N), N / rho))
+        assert gumbel["√((ρ − 1)/N)"] is gumbel["−(ρ − 1)/2N"] is gumbel["N/ρ"] is None
+
+
+def test_beside_each_estimate_of_a_loss_stands_the_number_that_it_tends_to():
+    seen = seen_with(EachWordOnce(4), [1.0, 0.5, -2.0, 3.0], 1, 4)
+    (rows,) = tables_of(demo.print_losses, seen, 4, [{"words": "the cat", "likeliest": {"sat": 0.1}}])
+    assert [row["tends to"] == row["−log P(t | h)"] for row in rows] == [True, True, False, True]
+    assert [row["estimated"].split()[0] for row in rows] == [f"{row['tends to']:+.4f}" for row in rows]
 
 
 def test_only_what_estimates_another_number_has_a_dashed_line_in_the_picture_of_losses():

@@ -265,9 +265,9 @@ def test_step_5_a_number_added_to_all_scores_changes_neither_loss_nor_gradient(s
     assert (gradient_of(s, t, n=n) == gradient_of(shifted, t, n=n)).all()
 
 
-def expected_loss(s, p):
-    """E L over t ~ p, with n = m = 1: each target by its probability, through the layer."""
-    losses = layer_with_scores(s, n=1).loss(np.zeros((len(s), 2)), np.arange(len(s)), reduction="none")
+def expected_loss(s, p, n=1):
+    """E L over t ~ p, with m = 1: each target by its probability, through the layer."""
+    losses = layer_with_scores(s, n=n).loss(np.zeros((len(s), 2)), np.arange(len(s)), reduction="none")
     return float((losses.numpy() * p).sum())
 
 
@@ -299,9 +299,22 @@ def test_step_6_a_word_with_less_is_not_though_it_is_the_most_probable():
     assert np.allclose(ahead, [1.0, 1.1, 1.2])
 
 
+@pytest.mark.parametrize(
+    "n, most, expected",
+    [(2, 0.4, [2, 1.9, 1.8]), (10, 0.2, [10, 9.4, 8.8]), (10, 0.1, [10, 9.95, 9.9]), (10, 0.08, [10, 10.06, 10.12])],
+)
+def test_step_6_with_more_negatives_less_is_enough_one_part_in_n_plus_one(n, most, expected):
+    p = peaked(20, most)
+    found = [expected_loss(np.where(np.arange(20) == 1, δ, 0.0), p, n) for δ in (0.0, 0.5, 1.0)]
+    assert np.allclose(found, expected)
+    assert np.allclose(found, [n + δ * (1 - (n + 1) * most) for δ in (0.0, 0.5, 1.0)])
+
+
 def test_step_6_there_is_no_distribution_to_ask_for():
     with pytest.raises(TypeError, match=r"losses.HardNegatives has no log_prob: .* topk gives them"):
         layer_with_scores([1.0, 2.0], n=1).log_prob(np.zeros((1, 2)))
+    with pytest.raises(TypeError, match=r"losses.HardNegatives has no log_z: its scores know nothing but differences"):
+        layer_with_scores([1.0, 2.0], n=1).log_z(np.zeros((1, 2)))
     assert layer_with_scores([1.0, 2.0], n=1).topk(np.zeros((1, 2)), 1)[0].tolist() == [[1]]
 
 
@@ -384,6 +397,20 @@ def test_an_index_of_the_weights_is_a_search():
     assert layer.loss(hidden, targets).item() == exact > 0
 
 
+def test_with_a_bias_an_index_of_rows_with_their_biases_is_a_search():
+    layer, hidden, targets = HardNegatives(30, 4, key=mg.Key(0), n=5), mg.Key(1).normal((6, 4)), np.arange(6)
+    layer.bias = mg.param(mg.Key(2).normal((30,)))
+
+    def search(queries, how_many):
+        rows = np.concatenate([mg.to_cpu(layer.weight.data), mg.to_cpu(layer.bias.data)[:, None]], axis=1)  # (W_w, b_w)
+        queries = np.concatenate([mg.to_cpu(queries), np.ones((6, 1))], axis=1)  # (h, 1)
+        return (-(queries @ rows.T)).argsort(axis=1)[:, :how_many], None
+
+    exact = layer.loss(hidden, targets).item()
+    layer.search = search
+    assert layer.loss(hidden, targets).item() == exact > 0
+
+
 # ---- cost -----------------------------------------------------------------------------------------------------------
 
 
@@ -412,6 +439,7 @@ def test_the_cost_is_the_number_of_rows_that_have_a_gradient_and_the_search(also
         ({"margin": -1.0}, ValueError, "margin must be a finite number above 0, got -1.0"),
         ({"margin": math.nan}, ValueError, "margin must be a finite number above 0, got nan"),
         ({"margin": math.inf}, ValueError, "margin must be a finite number above 0, got inf"),
+        ({"margin": True}, ValueError, "margin must be a finite number above 0, got True"),
         ({"margin": "1"}, ValueError, "margin must be a finite number above 0, got '1'"),
         ({"search": 3}, TypeError, "search must be a function .* got int"),
     ],
@@ -421,9 +449,15 @@ def test_a_layer_that_makes_no_sense_is_refused(options, error, message):
         HardNegatives(4, 2, key=mg.Key(0), **{"n": 2, **options})
 
 
+@pytest.mark.parametrize("margin", [1, np.float32(1), np.float64(1), np.int64(1)])
+def test_a_margin_may_be_any_number(margin):
+    assert loss_of([0.0, 1.0], 0, n=1, margin=margin).item() == 2.0
+
+
 @pytest.mark.parametrize(
     "also_right, error, message",
     [
+        ([[1], [2, 3]], ValueError, r"must have shape \(2, r\): fill up shorter rows with −1; .* inhomogeneous"),
         ([1, 2], ValueError, r"must have shape \(2, r\), got \[2\]"),
         ([[1], [2], [3]], ValueError, r"must have shape \(2, r\), got \[3, 1\]"),
         ([[1.0], [2.0]], TypeError, "must be integers, got float64"),

@@ -163,7 +163,8 @@ SABOTAGE = [
     (softplus_instead, "the loss is zero only if all keep the margin"),
     (squared, "an active negative's gradient is one"),
     (active_at_the_margin_too, "an active negative's gradient is one"),
-    (active_at_the_margin_too, "the loss is zero only if all keep the margin"),
+    (active_at_the_margin_too, "the gradient is zero where all keep the margin"),
+    (half_at_the_margin, "the gradient is zero where all keep the margin"),
     (half_at_the_margin, "an active negative's gradient is one"),
     (target_counted_once, "the target's gradient is minus the number active"),
     (target_counted_once, "G is the derivative of the loss"),
@@ -193,6 +194,11 @@ def test_the_lesson_does_not_let_the_mutant_pass(mutant, lesson):
 def test_every_lesson_lets_the_sound_function_pass_and_has_a_mutant(lesson):
     assert smallest_failure(lesson, sound) is None
     assert lesson.name in {name for _, name in SABOTAGE}
+
+
+def test_a_gradient_at_the_margin_is_blamed_on_step_3_as_the_loss_is_right():
+    broken = (lesson for lesson in CHAPTER.lessons if smallest_failure(lesson, active_at_the_margin_too))
+    assert next(broken).step == "(3)", "the first that is told"
 
 
 def test_a_mutant_of_the_valid_ones_passes_the_lessons_on_the_loss():

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import minigrad as mg
@@ -84,6 +84,17 @@ def test_step_2_with_a_bias_and_without_for_few_numbers_and_for_many(ours, compo
         assert isinstance(f, mg.Rows) == (p is not hidden)
         f, e = (mg.to_cpu(g.dense() if isinstance(g, mg.Rows) else g) for g in (f, e))
         assert f.dtype == dtype and np.allclose(f, e, rtol=tolerance, atol=tolerance)
+
+
+def test_step_2_a_word_looked_at_twice_has_the_sum_of_both_gradients():
+    hidden, weight, bias = (mg.param(np.array(a)) for a in ([[2.0, 3.0]], [[1.0, 1.0], [5.0, 7.0]], [0.0, 0.0]))
+    G = mg.backend.asarray([[10.0, 100.0, 1.0]])
+    d_hidden, d_weight, d_bias = mg.grad(
+        row_scores(hidden, weight, bias, ids=mg.backend.asarray([[1, 1, 0]])), [hidden, weight, bias], G
+    )
+    assert mg.to_cpu(d_hidden).tolist() == [[551.0, 771.0]], "110 (5, 7) + (1, 1)"
+    assert mg.to_cpu(d_weight.dense()).tolist() == [[2.0, 3.0], [220.0, 330.0]]
+    assert mg.to_cpu(d_bias.dense()).tolist() == [1.0, 110.0]
 
 
 def test_step_1_a_hidden_that_does_not_lie_in_one_piece_is_scored_too():
@@ -252,6 +263,7 @@ def test_topk_agrees_with_sorting_log_prob(make, k):
     assert np.allclose(normaliser, normaliser[:, :1], atol=1e-6), "scores are log P up to a number for each context"
 
 
+@example([[math.nan] * 4 + [0.0], [1.0] * 4 + [0.0]], 2)  # one row has none, the other two more than k
 @given(
     st.lists(
         st.lists(st.sampled_from([0.0, -0.0, 1.0, 2.0, -3.0, math.nan, -math.inf]), min_size=5, max_size=5), min_size=1

@@ -132,6 +132,12 @@ def test_step_2_keys_are_minus_the_logarithms_of_arrivals():
     assert np.allclose(on_cpu(gumbel_keys(u, on_device(np.log(Q)))), -np.log(arrivals), rtol=1e-12)
 
 
+def test_step_2_a_u_of_zero_has_the_noise_37_and_puts_its_word_first_whatever_q_is():
+    u, q = on_device([0.0, 1e-3, 1e-3]), np.array([1e-9, 0.5, 0.5])
+    assert f"{-math.log(on_cpu(distinct.exponential(u))[0]):.0f}" == "37"
+    assert on_cpu(gumbel_keys(u, on_device(np.log(q)))).argmax() == 0
+
+
 def test_step_2_the_least_and_the_greatest_number_have_finite_keys():
     keys = gumbel_keys(on_device([0.0, 1 - 2**-53]), on_device(np.log([1e-300, 1.0])))
     assert np.isfinite(on_cpu(keys)).all()
@@ -236,11 +242,29 @@ def test_step_5_with_replacement_the_variance_is_that_of_the_formula():
     assert math.isclose(chance @ Z**2 - f.sum() ** 2, variance_with_replacement(Q, f, 3), rel_tol=1e-12)
 
 
-@pytest.mark.parametrize("k, different, independent", [(5, "0.42", "0.35"), (8, "0.19", "0.28")])
-def test_step_5_the_figures_of_the_page(k, different, independent):
-    f = np.ones(10)
-    assert f"{math.sqrt(variance(ZIPF, f, k)) / 10:.2f}" == different
-    assert f"{math.sqrt(variance_with_replacement(ZIPF, f, k)) / 10:.2f}" == independent
+@pytest.mark.parametrize(
+    "f, k, independent, different",
+    [([1] + [0] * 9, 5, "0.62", "0.27"), ([1] * 10, 5, "0.35", "0.42"), ([1] * 10, 8, "0.28", "0.19")],
+    ids=["the most frequent word alone, k = 5", "f = 1, k = 5", "f = 1, k = 8"],
+)
+def test_step_5_the_figures_of_the_page(f, k, independent, different):
+    f = np.array(f)
+    assert f"{math.sqrt(variance_with_replacement(ZIPF, f, k)) / f.sum():.2f}" == independent
+    assert f"{math.sqrt(variance(ZIPF, f, k)) / f.sum():.2f}" == different
+
+
+@pytest.mark.parametrize("k", [3, 5, 9])
+def test_step_5_different_words_are_the_better_where_z_lies_on_a_word_nearly_certain_to_be_drawn(k):
+    one_by_one = [(variance(ZIPF, f, k), variance_with_replacement(ZIPF, f, k)) for f in np.eye(10)]
+    ratio = [different / independent for different, independent in one_by_one]
+    assert ratio[0] < 1 and (np.diff(ratio) > 0).all(), "the more certain, the better they are"
+
+
+@pytest.mark.parametrize("k", [2, 5, 9])
+def test_step_5_where_f_is_proportional_to_q_only_different_words_have_a_variance(k):
+    assert abs(variance_with_replacement(ZIPF, 3 * ZIPF, k)) < 1e-14
+    assert variance(ZIPF, 3 * ZIPF, k) > 0.01
+    assert GumbelTopK(ZIPF).draw(mg.Key(0), 10)[1] == -math.inf, "but for k = V, where each counts 1"
 
 
 def test_step_5_for_k_equal_to_1_the_variance_is_infinite():
@@ -499,6 +523,20 @@ def test_a_q_that_is_too_uneven_is_an_error_and_no_endless_loop(exact, monkeypat
 def test_a_base_that_is_no_independent_sampler_is_refused(base):
     with pytest.raises(TypeError, match=r"losses.samplers.Unique: base must be a sampler that draws with replacement"):
         Unique(base() if callable(base) else base)
+
+
+@pytest.mark.parametrize("exact", ["no", 1, None])
+def test_exact_is_yes_or_no(exact):
+    with pytest.raises(TypeError, match=r"losses.samplers.Unique: exact must be True or False, got"):
+        Unique(Uniform(3), exact=exact)
+
+
+@pytest.mark.parametrize("kind, expected", [("unique", "numbers of tries"), ("unique, exact", "κ"), ("gumbel", "κ")])
+def test_what_no_draw_of_this_sampler_sees_is_refused(kind, expected):
+    wrong = on_device([3]) if expected == "κ" else on_device([0.5])
+    for seen, came in ((wrong, wrong.dtype), ([0.5], "list"), (0.5, "float")):
+        with pytest.raises(TypeError, match=rf"seen must be what draw gave with the ids, {expected}, .* got {came}"):
+            KINDS[kind](Q).log_expected_count([[0, 1]], 2, seen)
 
 
 @each_kind
