@@ -8,8 +8,8 @@ practice uses. `consistency.py` puts them side by side: what does each learn?
 from . import consistency, samplers
 from .consistency import check_consistency
 from .sampled.hard import HardNegatives
-from .sampled.importance import ImportanceSampling
-from .sampled.in_batch import InBatchSoftmax
+from .sampled.importance import ImportanceSampling, effective_sample_size
+from .sampled.in_batch import InBatchSoftmax, StreamingUnigram
 from .sampled.nce import NCE
 from .sampled.negative import NegativeSampling
 from .sampled.ranking import SampledSoftmax

@@ -68,7 +68,6 @@ Q = (0.10, 0.30, 0.15, 0.25, 0.20)
 K = (1, 2, 4, 6)
 C = 1.7  # the c of (3): any number
 ZERO = 1e-12
-MOST_OUTCOMES = 2_000_000
 
 # ---- the population gradient ----------------------------------------------------------------------------------------
 
@@ -100,14 +99,14 @@ class Consistency(NamedTuple):
     @property
     def consistent(self) -> bool:
         """Whether all of them are zero, to 10⁻¹²."""
-        return all(size <= ZERO for size in self.sizes.values())
+        return bool(self.gradients) and all(size <= ZERO for size in self.sizes.values())
 
     def __str__(self):
         of = [("P", self.P), ("q", self.q)]
         lines = [f"{name:>8}{'':11}" + "".join(f"{x:9.4f}" for x in values.tolist()) for name, values in of]
         lines.append(f"{'k':>8}{'‖∂E L/∂s‖':>11}  ∂E L/∂s, word by word")
         for (k, gradient), size in zip(self.gradients.items(), self.sizes.values(), strict=True):
-            lines.append(f"{k:>8}{_size(size):>11}" + "".join(f"{x:9.4f}" for x in gradient.tolist()))
+            lines.append(f"{k:>8}{_size(size):>11}" + "".join(f"{round(x, 4) + 0.0:9.4f}" for x in gradient.tolist()))
         zero = [str(k) for k, size in self.sizes.items() if size <= ZERO]
         verdict = "consistent: zero to 1e-12" if self.consistent else "not consistent: not zero to 1e-12"
         return "\n".join(
@@ -148,10 +147,6 @@ def check_consistency(
 
 
 def _population_gradient(name, loss_of_scores, p, q, k, optimum, draws):
-    if draws is with_replacement and len(p) ** (k + 1) > MOST_OUTCOMES:
-        raise ValueError(f"{name}: {len(p)} words and k = {k} have {len(p)}^{k + 1} outcomes, too many to enumerate")
-    if draws in DISTINCT and k > len(p):
-        raise ValueError(f"{name}: {k} distinct words cannot be drawn from {len(p)}")
     draw = all_outcomes(p, q, k, draws)
     s = asarray((optimum or log_p)(p, q, k) if optimum is None or callable(optimum) else optimum, "float64")
     if s.shape != p.shape:
@@ -321,7 +316,7 @@ class Table(NamedTuple):
             cells = [_size(found.sizes[k]) if k in found.sizes else "–" for k in self.k]
             zero = [str(k) for k in found.sizes if estimator.zero(k, len(self.P))]
             only = f"zero for k = {', '.join(zero)} only" if zero else "not zero"
-            theory = "zero" if len(zero) == len(found.sizes) else only
+            theory = "" if not found.sizes else "zero" if len(zero) == len(found.sizes) else only
             lines.append(
                 f"{estimator.name:<50}{estimator.claim:<16}" + "".join(f"{c:>7}" for c in cells) + f"   {theory}"
             )
@@ -330,12 +325,15 @@ class Table(NamedTuple):
 
 def table(*, P: Any = P, q: Any = Q, k: int | Sequence[int] = K) -> Table:
     """`check_consistency` of all `estimators`."""
-    probs = [to_cpu(_distribution(f"losses.consistency.table: {name}", x)).tolist() for name, x in (("P", P), ("q", q))]
+    name = "losses.consistency.table"
+    probs = [to_cpu(_distribution(f"{name}: {which}", given)) for which, given in (("P", P), ("q", q))]
     ks, rows = tuple(k) if isinstance(k, Sequence) else (k,), []
     for estimator in estimators():
         possible = [each for each in ks if estimator.draws not in DISTINCT or each <= len(probs[0])]
-        found = check_consistency(
-            estimator.loss_of_scores, P=P, q=q, k=possible, optimum=estimator.optimum, draws=estimator.draws
-        )
+        found = Consistency(*probs, {})
+        if possible:
+            found = check_consistency(
+                estimator.loss_of_scores, P=P, q=q, k=possible, optimum=estimator.optimum, draws=estimator.draws
+            )
         rows.append((estimator, found))
-    return Table(*probs, ks, rows)
+    return Table(*(each.tolist() for each in probs), ks, rows)

@@ -6,19 +6,76 @@ from minigrad.kernels import kernel
 
 
 @kernel
-def draw_alias(bucket_words, coin_words, keep, words_of, out):
-    """Twin of `samplers.Unigram.sample` by the alias method: one pass, to the last bit.
+def draw_alias(bucket_words, coin_words, table, out):
+    """Twin of `samplers.Unigram._sample_alias`: one pass, to the last bit.
 
-    bucket_words, coin_words: two uint32 words a draw. words_of (V, 2): the two words of each bucket. Which of them it
-    is becomes an index: a jump would be mispredicted every other time, and cost four times the rest.
+    bucket_words, coin_words: two uint32 words a draw. table (V, 2): keep and alias of each bucket side by side, so that
+    a draw waits for memory once. Which of its two words it is becomes a product: a jump would be mispredicted every
+    other time, and cost four times the rest.
     """
-    vocab_size = np.float64(keep.shape[0])
+    vocab_size = np.float64(table.shape[0])
     for i in range(out.shape[0]):
         a, b = np.float64(bucket_words[2 * i] >> np.uint32(5)), np.float64(bucket_words[2 * i + 1] >> np.uint32(6))
         bucket = np.int64((a * 67108864.0 + b) * 2.0**-53 * vocab_size)  # as `Key.integers` has it
         a, b = np.float64(coin_words[2 * i] >> np.uint32(5)), np.float64(coin_words[2 * i + 1] >> np.uint32(6))
         coin = (a * 67108864.0 + b) * 2.0**-53  # as `Key.uniform`
-        out[i] = words_of[bucket, np.int64(coin >= keep[bucket])]
+        out[i] = bucket + np.int64(coin >= table[bucket, 0]) * (np.int64(table[bucket, 1]) - bucket)
+
+
+@kernel
+def first_of_each(words, times, k, first_words, first_times):
+    """Twin of `distinct.first_of_each_by_sorting`, into (n, k) arrays: a table of what was seen instead of two sorts.
+
+    A word's place in the table is the highest bits of its product with 2⁶⁴ / 1.618…, or the next that is free.
+    """
+    bits = 2
+    while (1 << bits) < 2 * k:  # never more than half full
+        bits += 1
+    shift, last = np.uint64(64 - bits), (1 << bits) - 1
+    seen = np.empty(1 << bits, np.int64)
+    for i in range(words.shape[0]):
+        seen[:] = -1
+        found = 0
+        for j in range(words.shape[1]):
+            if times[i, j] == np.inf:  # only there to fill up an earlier row
+                continue
+            word = words[i, j]
+            place = np.int64((np.uint64(word) * np.uint64(0x9E3779B97F4A7C15)) >> shift)
+            while seen[place] != word and seen[place] != -1:
+                place = (place + 1) & last
+            if seen[place] == -1:
+                seen[place] = first_words[i, found] = word
+                first_times[i, found] = times[i, j]
+                found += 1
+                if found == k:
+                    break
+        first_words[i, found:], first_times[i, found:] = -1, np.inf
+
+
+@kernel(fastmath={"reassoc", "contract"})  # sums may change their order, so that dot products become vectors
+def row_scores(hidden, weight, ids, scores):
+    """Twin of `layer._row_scores`, ids (B, k): each row of W is read where it lies, and nowhere written down again."""
+    for i in range(ids.shape[0]):
+        h = hidden[i]
+        for j in range(ids.shape[1]):
+            row, s = weight[ids[i, j]], weight.dtype.type(0)
+            for x in range(h.shape[0]):
+                s += row[x] * h[x]
+            scores[i, j] = s
+
+
+@kernel(fastmath={"reassoc", "contract"})
+def row_gradients(g, hidden, weight, ids, d_hidden, d_rows):
+    """Twin of `layer._row_scores_rule`: g (B, k, 1) -> d_hidden (B, d), d_rows (B, k, d). Each row is read once."""
+    for i in range(ids.shape[0]):
+        h, d_h = hidden[i], d_hidden[i]
+        for x in range(h.shape[0]):
+            d_h[x] = 0
+        for j in range(ids.shape[1]):
+            row, d_row, G = weight[ids[i, j]], d_rows[i, j], g[i, j, 0]
+            for x in range(h.shape[0]):
+                d_h[x] += G * row[x]
+                d_row[x] = G * h[x]
 
 
 @kernel(fastmath={"reassoc", "contract", "nsz"})  # sums may change their order, so that dot products become vectors

@@ -10,10 +10,12 @@ is as a function of their scores. All it has to know is G_r = ∂L/∂s_r, for b
     ∂L/∂h = Σ_r G_r W_r,        ∂L/∂W_r = G_r h,        ∂L/∂b_r = G_r,        r ranging over the rows looked at.  (2)
 
 So the heart of a chapter is one pure function, scores in, `(loss, G, …)` out, and (1) and (2) are here, once:
-`row_scores` gathers rows and scatters their gradients; `of_scores` makes a pure function a primitive of the engine.
+`row_scores` for rows that each example has for itself, as its target; `shared_scores` for rows R (m, d) that the whole
+batch H (B, d) looks at. What B examples say of such a row adds up, so that (1) is the matrix product H Rᵀ, and (2) are
+G R and Gᵀ H. `of_scores` makes a pure function a primitive of the engine.
 
-Legend: B examples in a batch, V words, d dimensions, k rows an example. Cost of (1) and (2): 3 B k d multiply-adds,
-2 B k d numbers moved, and V nowhere.
+Legend: B examples in a batch, V words, d dimensions, k rows an example, m shared rows. Cost of (1) and (2): 3 B k d
+multiply-adds, 2 B k d numbers moved; shared 3 B m d and 2 m d. V is nowhere.
 """
 
 from collections.abc import Callable
@@ -22,39 +24,77 @@ from typing import Any, NamedTuple
 
 import minigrad as mg
 from minigrad.arguments import whole
-from minigrad.backend import on_cpu, read, type_of_array, xp_of
+from minigrad.backend import on_cpu, quiet, read, type_of_array, xp_of
 from minigrad.ids import placed_ids
-from minigrad.rules import look_up, scatter_rows
+from minigrad.rows import worth_a_kernel
+from minigrad.rules import look_up
+from minigrad.rules import rows as rows_of
 
+from . import kernels
 from .samplers import checked_counts, zipf
 
 # ---- (1) and (2) ------------------------------------------------------------------------------------------------
 
 
-def row_scores_naive(hidden: Any, weight: Any, ids: type_of_array) -> Any:
-    """s[i, j] = W[ids[i, j]] · h_i, as the engine would have it: look up, multiply, sum. `ids`: (B, k)."""
-    rows = mg.take(weight, ids)  # (B, k, d)
-    return (rows * mg.reshape(hidden, (hidden.shape[0], 1, hidden.shape[1]))).sum(axis=2)  # (B, k)
+def row_scores_naive(hidden: Any, weight: Any, *bias: Any, ids: type_of_array) -> Any:
+    """(1) for rows of each example's own, left to the engine: look up, multiply, sum. See `row_scores`."""
+    h = mg.reshape(hidden, (hidden.shape[0], *(1,) * (ids.ndim - 1), hidden.shape[1]))  # (B, d) or (B, 1, d)
+    scores = (mg.take(weight, ids) * h).sum(axis=-1)
+    return scores + mg.take(bias[0], ids) if bias else scores
 
 
-def _row_scores(hidden, weight, *, ids):
-    rows = weight.take(ids, axis=0)  # (B, k, d): weight[ids], but faster
-    return xp_of(hidden).einsum("bkd,bd->bk", rows, hidden), rows
+READ_IN_PLACE = "by a kernel, which leaves the rows where they are"
 
 
-def _row_scores_rule(g, y, rows, hidden, weight, *, ids):
-    """Equation (2), g being G: (B, k)."""
-    batch, k = ids.shape
-    if rows is None:  # for derivatives of derivatives, in operations that have a rule themselves
-        d_hidden = (g.reshape((batch, k, 1)) * mg.take(weight, ids)).sum(axis=1)
-        d_rows = g.reshape((batch, k, 1)) * mg.reshape(hidden, (batch, 1, -1))
-        return d_hidden, scatter_rows(d_rows.reshape((batch * k, -1)), ids=ids.reshape(-1), shape=weight.shape)
-    d_hidden = (g[:, None, :] @ rows)[:, 0]  # (B, d)
-    d_rows = xp_of(g).einsum("bk,bd->bkd", g, hidden)  # (B, k, d)
-    return d_hidden, mg.Rows(ids.reshape(-1), d_rows.reshape(batch * k, -1), weight.shape, checked=True)
+def _row_scores(hidden, weight, *bias, ids):
+    """(1) for rows of each example's own: ids (B,) -> s (B,), or ids (B, k) -> s (B, k). `bias`: one, or none."""
+    each = ids.reshape(len(ids), -1)  # (B, k)
+    if worth_a_kernel(weight, hidden) and hidden.flags.c_contiguous:
+        rows, scores = READ_IN_PLACE, xp_of(hidden).empty(each.shape, hidden.dtype)
+        kernels.row_scores(hidden, weight, each, scores)
+    else:
+        rows = weight.take(each, axis=0)  # (B, k, d): weight[each], but faster
+        with quiet():  # a score that overflows is the loss's to report
+            scores = (rows @ hidden[:, :, None])[:, :, 0]  # for each example a matrix times a vector
+    scores = scores.reshape(ids.shape)
+    return scores + bias[0].take(ids) if bias else scores, rows
+
+
+def _row_scores_rule(g, y, rows, hidden, weight, *bias, ids):
+    """(2), with g = G, and with h for each row that an example looks at."""
+    (batch, dim), k, xp = hidden.shape, ids.size // len(ids), xp_of(ids)
+    G = g.reshape((batch, k, 1))
+    if rows is READ_IN_PLACE:
+        d_hidden, d_rows = xp.empty_like(hidden), xp.empty((batch, k, dim), hidden.dtype)
+        kernels.row_gradients(xp.ascontiguousarray(G), hidden, weight, ids.reshape(batch, k), d_hidden, d_rows)
+    else:
+        rows = look_up(weight, ids=ids.reshape(batch, k)) if rows is None else rows  # None: we are given tensors
+        d_hidden = (G.reshape((batch, 1, k)) @ rows).reshape((batch, dim))
+        d_rows = G * mg.reshape(hidden, (batch, 1, dim))  # (B, k, d)
+    return d_hidden, *_rows(ids, weight, d_rows, bias, g)
+
+
+def _shared_scores(hidden, weight, *bias, ids):
+    """(1) for rows that the batch shares: ids (m,) -> s (B, m), one matrix product."""
+    rows = weight.take(ids, axis=0)  # (m, d)
+    with quiet():
+        scores = hidden @ rows.T
+    return scores + bias[0].take(ids) if bias else scores, rows
+
+
+def _shared_scores_rule(g, y, rows, hidden, weight, *bias, ids):
+    """(2), with g = G: what the examples say of a shared row adds up, and two matrix products say it all."""
+    rows = look_up(weight, ids=ids) if rows is None else rows
+    return g @ rows, *_rows(ids, weight, g.T @ hidden, bias, g.sum(axis=0) if bias else None)
+
+
+def _rows(ids, weight, d_rows, bias, d_scores):
+    """The gradients of W, and of b if there is one: `Rows` of those looked at."""
+    return [rows_of(d_rows, weight.shape, ids), *(rows_of(d_scores, b.shape, ids) for b in bias)]
 
 
 row_scores = mg.primitive("row_scores", _row_scores, joint=_row_scores_rule)
+shared_scores = mg.primitive("shared_scores", _shared_scores, joint=_shared_scores_rule)
 
 
 def of_scores(function: Callable) -> Callable:
@@ -163,14 +203,15 @@ class OutputLayer:
     # ---- shared by the chapters' losses: of ids that were checked, or drawn ----
 
     def _row_scores(self, hidden: mg.Tensor, ids: type_of_array) -> mg.Tensor:
-        """Equation (1) for rows of each example's own: ids (B, k) -> (B, k)."""
-        scores = row_scores(hidden, self.weight, ids=ids)
-        return scores if self.bias is None else scores + look_up(self.bias, ids=ids)
+        """Equation (1) for rows of each example's own: ids (B,) -> (B,), or (B, k) -> (B, k)."""
+        return row_scores(hidden, self.weight, *self._bias(), ids=ids)
 
     def _shared_scores(self, hidden: mg.Tensor, ids: type_of_array) -> mg.Tensor:
-        """Equation (1) for rows that the batch shares: ids (n,) -> (B, n), one matrix product."""
-        scores = hidden @ look_up(self.weight, ids=ids).T
-        return scores if self.bias is None else scores + look_up(self.bias, ids=ids)
+        """Equation (1) for rows that the batch shares: ids (m,) -> (B, m), one matrix product."""
+        return shared_scores(hidden, self.weight, *self._bias(), ids=ids)
+
+    def _bias(self) -> tuple[mg.Tensor, ...]:
+        return () if self.bias is None else (self.bias,)
 
     def _checked(self, hidden: Any, finite: bool = True) -> mg.Tensor:
         """`hidden` as a tensor (B, d). finite: look for NaN and infinities now, which on a GPU is a wait."""

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 from minigrad.backend import asarray, to_cpu, type_of_array, xp_of
 
+MOST = 2_000_000  # outcomes
+
 
 class Noise(NamedTuple):
     """All draws of noise that can happen, M of them."""
@@ -40,15 +42,32 @@ class Draw(NamedTuple):
     absent: type_of_array  # (N, m) booleans: columns that hold no word
 
 
+def _few_enough(law: str, q: type_of_array, k: int, draws: float) -> None:
+    if draws * len(q) > MOST:
+        raise ValueError(
+            f"losses.outcomes.{law}: {len(q)} words and k = {k} have too many outcomes to add up, over {MOST:,}"
+        )
+
+
+def _distinct(law: str, q: type_of_array, k: int) -> list[tuple[int, ...]]:
+    """Each way in which k distinct words can come one after the other."""
+    if k > len(q):
+        raise ValueError(f"losses.outcomes.{law}: {k} distinct words cannot be drawn from {len(q)}")
+    _few_enough(law, q, k, math.perm(len(q), k))
+    return list(permutations(range(len(q)), k))
+
+
 def with_replacement(q: type_of_array, k: int) -> Noise:
     """k words, each from q, independently: V^k sequences."""
     xp, v = xp_of(q), len(q)
+    _few_enough("with_replacement", q, k, v**k)
     words = xp.arange(v**k)[:, None] // v ** xp.arange(k) % v  # (V^k, k): the digits of a number to the base V
     return Noise(words, q[words].prod(axis=1), xp.log(k * q))
 
 
 def unordered(q: type_of_array, k: int) -> Noise:
     """The same, where order can't matter: one of each kind, in the order of their ids. k! / Π_w n_w! of that kind."""
+    _few_enough("unordered", q, k, math.comb(len(q) + k - 1, k))
     kinds = list(combinations_with_replacement(range(len(q)), k))
     orders = [math.factorial(k) // math.prod(math.factorial(n.count(w)) for w in set(n)) for n in kinds]
     words = asarray(kinds)
@@ -57,7 +76,7 @@ def unordered(q: type_of_array, k: int) -> Noise:
 
 def without_replacement(q: type_of_array, k: int) -> Noise:
     """k distinct words, one by one from what q leaves of the others. The counts are exact: the chance to be drawn."""
-    xp, words = xp_of(q), asarray(list(permutations(range(len(q)), k)))
+    xp, words = xp_of(q), asarray(_distinct("without_replacement", q, k))
     of_each = q[words]  # (M, k)
     chance = (of_each / (1.0 - xp.cumsum(of_each, axis=1) + of_each)).prod(axis=1)
     drawn = (words[:, :, None] == xp.arange(len(q))).any(axis=1)  # (M, V)
@@ -70,7 +89,9 @@ def tries(q: type_of_array, k: int) -> Noise:
     The counts are log(1 − (1 − q)^tries). More tries than have a chance of 10⁻¹⁵ together are not followed.
     """
     words, chance, how_many, probs = [], [], [], to_cpu(q).tolist()
-    for kind in permutations(range(len(probs)), k):
+    kinds, rarest = _distinct("tries", q, k), sum(sorted(probs)[: len(probs) - k + 1])  # the chance of one that is new
+    _few_enough("tries", q, k, len(kinds) * (k + 42 / rarest))  # e^−42 < 10⁻¹⁸
+    for kind in kinds:
         done = [1.0]  # done[n]: the chance that the words so far took n tries, and are these
         for i, word in enumerate(kind):
             stay, waiting, longer = sum(probs[w] for w in kind[:i]), 0.0, []
@@ -89,6 +110,7 @@ def tries(q: type_of_array, k: int) -> Noise:
 def inclusion(q: type_of_array, k: int) -> Noise:
     """A set: each word is in it or not, independently, with the chance π = 1 − (1 − q)^k. Column w is word w."""
     xp, v = xp_of(q), len(q)
+    _few_enough("inclusion", q, k, 2**v)
     pi = 1.0 - (1.0 - q) ** k
     inside = asarray(list(product([False, True], repeat=v)))  # (2^V, V)
     words = xp.broadcast_to(xp.arange(v), inside.shape)

@@ -25,10 +25,13 @@ def settle(args: tuple) -> tuple[Sequence, Any]:
         return args, None
     if len(tensors) == len(args) == 1:
         return [tensors[0]._data], tensors[0]._data.dtype
+    found = [a._data for a in tensors]
+    like = found[0]
+    if len(found) == len(args) and all(type(a) is backend.np.ndarray and a.dtype is like.dtype for a in found):
+        return found, like.dtype  # what comes most often needs no more looking at
     floats = {a.dtype for a in tensors if a.dtype.kind in "fc"}
     if len(floats) > 1:
         raise TypeError("these tensors have different precisions; convert one of them with .astype(...)")
-    like = tensors[0]._data
     dtype = floats.pop() if floats else like.dtype
     found = [a if type(a) in (float, int) else _constant(a, dtype, like) for a in args]
     devices = {backend.device_of(a) for a in found if hasattr(a, "dtype")}

@@ -146,6 +146,69 @@ def cross_entropy(s, t, losses, gradients):
         g[t[i]] -= one
 
 
+@kernel(fastmath={"reassoc", "contract"})
+def softmax(s, logs, p):
+    """Twin of `numerics.logsumexp` and `numerics.softmax` of the rows of s (n, m), float32: log Σ e^s, softmax s.
+
+    logs (n,), p (n, m). The exponential is that of `cross_entropy`, but 0 where float32 ends, below e^−87: what has no
+    probability has none to the last bit. Returns False, and leaves the work to the array code, if s is not finite.
+    """
+    zero, one = np.float32(0), np.float32(1)
+    bits = np.empty(s.shape[1], np.int32)
+    powers = bits.view(np.float32)
+    for i in range(s.shape[0]):
+        row, e = s[i], p[i]
+        m, nothing = row[0], zero
+        for j in range(s.shape[1]):
+            m = max(m, row[j])
+            nothing += row[j] * zero  # NaN, if one of them is not finite
+        if nothing != zero:
+            return False
+        total = zero
+        for j in range(s.shape[1]):
+            u = max((row[j] - m) * np.float32(1.4426950408889634), np.float32(-127.0))
+            whole = np.floor(u + np.float32(0.5))
+            f = u - whole
+            q = np.float32(1.5252733804059841e-05)
+            q = q * f + np.float32(1.5403530393381608e-04)
+            q = q * f + np.float32(1.3333558146428443e-03)
+            q = q * f + np.float32(9.6181291076284772e-03)
+            q = q * f + np.float32(5.5504108664821576e-02)
+            q = q * f + np.float32(2.4022650695910072e-01)
+            q = q * f + np.float32(6.9314718055994529e-01)
+            e[j] = q * f + np.float32(1.0)
+            bits[j] = (np.int32(whole) + np.int32(127)) << np.int32(23)  # 2^whole; of −127 it is 0
+        for j in range(s.shape[1]):
+            e[j] *= powers[j]
+            total += e[j]
+        logs[i] = m + np.log(total)
+        scale = one / total
+        for j in range(s.shape[1]):
+            e[j] *= scale
+    return True
+
+
+@kernel
+def coalesce(ids, order, values, unique, sums):
+    """Twin of `Rows.coalesce`; order: the places of `ids` so that these rise, equal ones as they came.
+
+    Fills the first rows of unique (n,) and sums (n, d), and returns how many.
+    """
+    n = 0
+    for i in order:
+        row = values[i]
+        if n > 0 and unique[n - 1] == ids[i]:
+            total = sums[n - 1]
+            for j in range(values.shape[1]):
+                total[j] += row[j]
+        else:
+            unique[n], total = ids[i], sums[n]
+            n += 1
+            for j in range(values.shape[1]):
+                total[j] = row[j]
+    return n
+
+
 @kernel
 def threefry_words(key0, key1, out):
     """Twin of `rng.words`: fills `out` with the first words of a key's stream.

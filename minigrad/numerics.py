@@ -53,6 +53,9 @@ def logsigmoid(a):
 
 def logsumexp(a, *, axis=-1, keepdims=False):
     """log Σ e^a along an axis (or several) = m + log Σ e^(a − m), with m the maximum: no exponential exceeds 1."""
+    if twin := _twin_of_softmax(a, axis):
+        y = twin[0].reshape(reduced(a.shape, axis, keepdims=True))
+        return y if keepdims else y.reshape(reduced(a.shape, axis))
     xp = xp_of(a)
     m = a.max(axis=axis, keepdims=True)
     m = xp.where(xp.isfinite(m), m, 0.0).astype(a.dtype)  # a row of −inf is log 0 = −inf, not nan
@@ -63,6 +66,8 @@ def logsumexp(a, *, axis=-1, keepdims=False):
 
 def softmax(a, *, axis=-1):
     """e^a / Σ e^a along an axis (or several): numbers of 0 or more that sum to one. Of any shape -> the same shape."""
+    if twin := _twin_of_softmax(a, axis):
+        return twin[1].reshape(a.shape)
     return _softmax(a, axis)[0]
 
 
@@ -81,6 +86,15 @@ def _softmax(a, axis):
     total = p.sum(axis=axis, keepdims=True)
     p /= total
     return p, m, total
+
+
+def _twin_of_softmax(a, axis):
+    """(logsumexp, softmax) of rows by the kernel, if it is right for them: float32, along the last axis, all finite."""
+    if axis not in (-1, getattr(a, "ndim", 0) - 1) or a.dtype.char != "f" or not worth_a_kernel(a, a, LEAST):
+        return None
+    xp, rows = xp_of(a), a.reshape(-1, a.shape[-1])
+    logs, p = xp.empty(len(rows), a.dtype), xp.empty_like(rows)
+    return (logs, p) if kernels.softmax(rows, logs, p) else None
 
 
 LEAST = 512  # numbers for which the kernel pays: it does the work of a dozen small operations
@@ -118,6 +132,8 @@ def _twin_of_cross_entropy(rows):
 def mean(a, *, axis=None, keepdims=False):
     if 0 in [a.shape[i] for i in axes_of(a.shape, axis)]:
         raise ValueError("the mean of nothing is not defined")
+    if axis is None and not keepdims and a.dtype.char in "fd" and on_cpu(a):
+        return a.sum() / a.dtype.type(a.size)  # what a.mean() computes, begun sooner
     return a.mean(axis=axis, keepdims=keepdims)
 
 

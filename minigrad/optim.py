@@ -31,7 +31,7 @@ from typing import Any
 
 from . import backend, kernels
 from .backend import np, type_of_array, xp_of
-from .rows import Rows, flat, worth_a_kernel
+from .rows import MANY, Rows, flat, worth_a_kernel
 from .tensor import Tensor
 
 
@@ -169,7 +169,7 @@ class Adagrad(Optimizer):
     def _update_rows(self, i, w, g):
         xp, s, once = xp_of(w), self.sums[i], g.coalesce()
         ids, g = once.ids, once.values  # each id once, so that plain indexing may write
-        if worth_a_kernel(w, g):
+        if worth_a_kernel(w, g, MANY):
             kernels.adagrad_rows(flat(w), flat(s), ids, flat(g), *_of(w, self.lr, self.eps))
             return
         s[ids] += g * g
@@ -209,7 +209,7 @@ class Adam(Optimizer):
             return
         once = g.coalesce()
         ids, g, m, v, numbers = once.ids, once.values, self.mean[i], self.square[i], self._numbers(i)
-        if worth_a_kernel(w, g):
+        if worth_a_kernel(w, g, MANY):
             kernels.adam_rows(flat(w), flat(m), flat(v), ids, flat(g), *_of(w, *numbers))
             return
         w[ids], m[ids], v[ids] = self._moved(w[ids], m[ids], v[ids], g, *numbers)

@@ -89,7 +89,7 @@ class Key:
         """Uniform 32-bit words of this shape. A longer draw begins with the shorter one."""
         shape = shape_of("minigrad.Key: shape", shape)
         n, on_cpu = math.prod(shape), backend.get_device() == "cpu"
-        if on_cpu and n < 1024:
+        if on_cpu and n < 8:  # too few to load Numba for; array code takes as long for 2 words as for 1,000
             return words(self.pair, n).reshape(shape)
         out = backend.xp().empty(n, "uint32")
         (kernels if on_cpu else cuda).threefry_words(*self.pair, out)

@@ -20,6 +20,8 @@ from .backend import device_of, on_cpu, type_of_array, xp_of
 from .ids import check_ids
 from .ledger import tell
 
+MANY = 128  # rows, be they of one number, as a bias has: where they are updated, Numba is there for their table
+
 
 def worth_a_kernel(out: type_of_array, values: type_of_array, least: int = 4096) -> bool:
     """Whether a Numba twin may write `values` into `out`, and they are `least` or more, so that loading it pays."""
@@ -59,6 +61,10 @@ class Rows:
     @property
     def values(self) -> type_of_array:
         return self._merged()[1]
+
+    def parts(self) -> list[tuple[type_of_array, type_of_array]]:
+        """(ids, values) of the look-ups that these rows come from, if they are few: then nothing has to be moved."""
+        return self._parts if len(self._parts) <= 8 else [self._merged()]
 
     def _merged(self):
         if len(self._parts) > 1:  # put off until somebody looks: n look-ups of one table cost O(n), not O(n²)
@@ -118,7 +124,9 @@ class Rows:
 
     def add_to(self, out: type_of_array, scale: float = 1.0) -> type_of_array:
         """out += scale · self, in place: equation (1). `out` has the full shape. Returns `out`."""
-        return _add_rows(out, self.ids, self.values, scale)
+        for ids, values in self.parts():
+            _add_rows(out, ids, values, scale)
+        return out
 
     def dense(self) -> type_of_array:
         """The array written out: O(V d)."""
@@ -126,11 +134,15 @@ class Rows:
 
     def coalesce(self) -> "Rows":
         """The same rows, each id once and in rising order, its values summed in the order they came in."""
-        xp = xp_of(self.values)
-        tell("wait", 0, device_of(self.values))  # for how many they are
-        unique, position = xp.unique(self.ids, return_inverse=True)
+        (ids, values), xp = self._merged(), xp_of(self.values)
+        if worth_a_kernel(values, values, MANY):
+            unique, sums = xp.empty_like(ids), xp.empty_like(values)
+            n = kernels.coalesce(ids, ids.argsort(kind="stable"), flat(values), unique, flat(sums))
+            return Rows(unique[:n], sums[:n], self.shape, checked=True)
+        tell("wait", 0, device_of(values))  # for how many they are
+        unique, position = xp.unique(ids, return_inverse=True)
         sums = xp.zeros((len(unique), *self.shape[1:]), self.dtype)
-        return Rows(unique, _add_rows(sums, position, self.values), self.shape, checked=True)
+        return Rows(unique, _add_rows(sums, position, values), self.shape, checked=True)
 
 
 def add_rows(out: type_of_array, ids: type_of_array, values: type_of_array, scale: float = 1.0) -> type_of_array:

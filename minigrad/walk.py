@@ -140,9 +140,11 @@ def _own(gradient, taken: set):
     if tape.several_gpus:
         _go_to(gradient)
     if type(gradient) is Rows:
-        if id(_owner(gradient.values)) in taken:
+        owners = {id(_owner(values)) for _, values in gradient.parts()}
+        if len(owners) < len(gradient.parts()) or not owners.isdisjoint(taken):
             gradient = Rows(gradient.ids, gradient.values.copy(), gradient.shape, checked=True)
-        taken.add(id(_owner(gradient.values)))
+            owners = {id(gradient.values)}
+        taken |= owners
     elif gradient is not None and type(gradient) is not Tensor:
         if id(gradient) in taken or gradient.base is not None:
             gradient = gradient.copy()

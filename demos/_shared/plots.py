@@ -1,4 +1,4 @@
-"""Three pictures: a map of words, bars, and lines. Each is a PNG that can be read from the last row."""
+"""Pictures: a map of words, bars, lines, bands, and an equation in blocks. Each can be read from the last row."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ import numpy as np
 from _shared.report import atomic_write, cell_text
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 COLOURS = ["#1f5fa8", "#c0392b", "#1e8449", "#7d3c98", "#b9570a", "#00798c", "#8d5524", "#c2185b"]
 NO_WINDOW = {"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"}  # matplotlib's backends that only write files
@@ -153,6 +154,114 @@ def lines(path: Path, title: str, panels: Sequence[Mapping], show=False) -> None
         for label in legend.get_texts():
             label.set(fontsize=14, parse_math=False)
     _save(figure, path, show)
+
+
+def bands(path: Path, title: str, rows: Sequence[Sequence[Mapping]], show=False) -> None:
+    """Draw rows of panels that share their axes, x all of them and y those of a row; each panel a dictionary of
+
+    series: name -> (x, y) or (x, y, style), as in `lines`; a legend below the picture says each name once.
+    band: (x, low, high), a shaded area; its name is the key `band_name` of the very first panel.
+    title: above a panel. ylabel, ylim: of a row, taken from its first panel. xlabel: of all, from the very first.
+    log: "", "x", "y" or "xy", the logarithmic axes.
+    """
+    figure = FigureCanvasAgg(Figure(figsize=(16, 9), dpi=100)).figure
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.12)
+    figure.suptitle(title, fontsize=22, parse_math=False)
+    grid = figure.subplots(len(rows), len(rows[0]), squeeze=False, sharex=True, sharey="row")
+    named = {}
+    for axes_of_row, row in zip(grid, rows, strict=True):
+        for axes, panel in zip(axes_of_row, row, strict=True):
+            x, low, high = panel["band"]
+            if not len(x) or not np.isfinite([x, low, high]).all():
+                raise ValueError(f"a band needs finite numbers, one or more; got {low} to {high}")
+            shade = axes.fill_between(x, low, high, color=COLOURS[0], alpha=0.25, linewidth=0)
+            named.setdefault(rows[0][0]["band_name"], shade)
+            for name, (x, y, *style) in panel["series"].items():
+                if len(x) != len(y) or not np.isfinite([x, y]).all():
+                    raise ValueError(f"{name}: {len(x)} and {len(y)} numbers; expected as many, all finite")
+                look = {"color": COLOURS[0], "linewidth": 2.5, "marker": "o" if len(x) == 1 else ""} | (
+                    style[0] if style else {}
+                )
+                named.setdefault(name, axes.plot(x, y, **look)[0])
+            for axis in panel.get("log", ""):
+                axes.set(**{f"{axis}scale": "log"})
+                getattr(axes, f"{axis}axis").set_major_locator(LogLocator(numticks=99))  # no decade is left out
+                getattr(axes, f"{axis}axis").set_minor_locator(NullLocator())
+            axes.set_title(panel.get("title", ""), fontsize=16, parse_math=False)
+            axes.tick_params(labelsize=14)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(alpha=0.3)
+        axes_of_row[0].set_ylabel(row[0]["ylabel"], fontsize=16, parse_math=False)
+        axes_of_row[0].set_ylim(row[0].get("ylim"))
+    for axes in grid[-1]:
+        axes.set_xlabel(rows[0][0]["xlabel"], fontsize=16, parse_math=False)
+    columns = math.ceil(len(named) / math.ceil(len(named) / 5))
+    legend = figure.legend(named.values(), named, loc="outside lower center", ncols=columns, handlelength=3)
+    legend.set_frame_on(False)
+    for label in legend.get_texts():
+        label.set(fontsize=15, parse_math=False)
+    _save(figure, path, show)
+
+
+def blocks(path: Path, title: str, parts: Sequence[Mapping], foot: Sequence[str] = (), show=False) -> None:
+    """Draw matrices and vectors side by side, an equation in colours, and lines of text below; each a dictionary of
+
+    values: (rows, columns), blue where positive, red where negative, the darker the larger in its block.
+    name: above it. sign: before it, as "+". numbers: whether they are written in the cells. below: lines under it.
+    left, right: words beside its rows. Up to some 20 rows and columns can be read.
+    """
+    for part in parts:
+        if np.ndim(part["values"]) != 2 or not np.size(part["values"]) or not np.isfinite(part["values"]).all():
+            raise ValueError(f"{part['name']}: expected finite numbers in rows and columns, got {part['values']!r:.60}")
+    width, height = 1600, 900
+    wide = [2.4 if part.get("numbers") else 1 for part in parts]  # of a cell, in heights
+    beside = [[12 * max(map(len, part.get(side, [""]))) for side in ("left", "right")] for part in parts]
+    signs = [30 + max(13 * len(line) for line in part.get("sign", "").split("\n")) for part in parts]
+    cells = sum(np.shape(part["values"])[1] * w for part, w in zip(parts, wide, strict=True))
+    room, most = width - 40 - np.sum(beside) - sum(signs), max(len(part["values"]) for part in parts)
+    top, bottom = 130, height - 70 - 28 * len(foot)
+    cell = min(room / cells, (bottom - top) / most)
+    left = 20 + (room - cells * cell) / 2
+
+    figure = FigureCanvasAgg(Figure(figsize=(16, 9), dpi=100)).figure  # on these axes one unit is one pixel:
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), frame_on=False, xticks=[], yticks=[])
+    style = {"va": "center", "ha": "center", "parse_math": False}  # "$" is a word
+    axes.text(width / 2, 45, title, fontsize=26, **style)
+    for line, text in enumerate(foot):
+        axes.text(width / 2, height - 28 * (len(foot) - line), text, fontsize=17, **style)
+    for part, sign, (of_left, of_right), w in zip(parts, signs, beside, wide, strict=True):
+        values = np.asarray(part["values"], dtype=np.float64)
+        rows, columns = values.shape
+        middle, x_size, y_size = top + most * cell / 2, columns * cell * w, rows * cell
+        axes.text(left + sign / 2, middle, part.get("sign", ""), fontsize=20, **style)
+        left, up, down = left + sign + of_left, middle - y_size / 2, middle + y_size / 2
+        scale = max(abs(values).max(), 1e-12)
+        colours = {"cmap": "RdBu", "vmin": -1.2 * scale, "vmax": 1.2 * scale}  # the ends are nearly black
+        image = axes.imshow(values, **colours, extent=(left, left + x_size, down, up), aspect="auto")
+        axes.set(xlim=(0, width), ylim=(height, 0))  # which imshow has changed
+        axes.vlines(np.linspace(left, left + x_size, columns + 1), up, down, color="white", linewidth=2)
+        axes.hlines(np.linspace(up, down, rows + 1), left, left + x_size, color="white", linewidth=2)
+        for (row, column), value in np.ndenumerate(values) if part.get("numbers") else ():
+            light = image.cmap(image.norm(value))[:3] @ np.array([0.3, 0.6, 0.1]) > 0.6
+            place = left + (column + 0.5) * cell * w, up + (row + 0.5) * cell
+            axes.text(*place, short(value), fontsize=15, color="black" if light else "white", **style)
+        for side, x in (("left", left - 8), ("right", left + x_size + 8)):
+            for row, word in enumerate(part.get(side, [])):
+                aligned = style | {"ha": "right" if side == "left" else "left"}
+                axes.text(x, up + (row + 0.5) * cell, word, fontsize=17, **aligned)
+        axes.text(left + x_size / 2, up - 26, part["name"], fontsize=22, **style)
+        for line, text in enumerate(part.get("below", [])):
+            axes.text(left + x_size / 2, down + 20 + 26 * line, text, fontsize=15, **style)
+        left += x_size + of_right
+    _save(figure, path, show)
+
+
+def short(value: float) -> str:
+    """A number that fits into a cell: 3 digits, and no exponent if there is a way."""
+    if value and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 2
+    return f"{value:,.{min(digits, 4)}f}".replace("-", "−")
 
 
 def _save(figure: Figure, path: Path, show: bool) -> None:

@@ -12,8 +12,8 @@ probabilistic objective, but well-suited to margin-based loss functions".
 The loss.
     (1)  One wrong word ŷ:  marginloss(x, y, ŷ) = max(0, 1 + s(ŷ|x) − s(y|x))  is zero once y is 1 ahead of ŷ. The ŷ has
          to be wrong. For ŷ = y it is 1 whatever the scores are. And a word that could stand there as well, or another
-         document that answers the query, is pushed down though it is right; scoring high, it is among the hardest, step
-         for step. `also_right` names them.
+         document that answers the query, is pushed down though it is right; and scoring high, it is among the hardest
+         again and again. `also_right` names them.
     (2)  The n hardest:  L = Σ_j max(0, m + s_{w_j} − s_t).  With n = 1 this is the greatest over all wrong words
          (Crammer and Singer, JMLR 2001), with n = V − 1 the sum over all (Weston and Watkins, ESANN 1999). It is a sum.
          The mean is 1/n of it: after a while few of the n fail the margin, and their gradient would be divided by all.
@@ -32,12 +32,11 @@ What it learns.
     (6)  No distribution, and not always the most probable word. Let n = m = 1, t ~ P, let s be highest at word v, by δ
          over the second. Then L ≥ 1 + δ if t isn't v, and L ≥ 1 − δ if it is: so E L ≥ 1 + δ (1 − 2 P(v)). As long as
          no word has more than half the probability, no scores are better than to have all of them equal, δ = 0, where
-         E L = 1. Where there is one right answer it fits well; for the next word of a text it rarely does.
+         E L = 1. So it fits where there is one right answer, and not where many words may follow, each with a small P.
 
 Cost per example in multiply-adds: 3 (n + 1) d, forward and backward, and the search. The exact one is V d, with all V
-scores in memory; the softmax is 3 V d, so two thirds are saved at most. Hence the next slide, maximum inner
-product search: `search` takes any index that finds the rows of W with a high W_w · h. It doesn't know the b_w; take
-bias=False.
+scores in memory; the softmax is 3 V d, so two thirds are saved at most. Hence the next slide, maximum inner product
+search: `search` takes any index that finds the rows of W with a high W_w · h. It doesn't know the b_w; take bias=False.
 
 (Collobert and Weston, ICML 2008, learn word vectors by (1), with negatives drawn at random.)
 """
@@ -50,7 +49,7 @@ import minigrad as mg
 from minigrad.arguments import whole
 from minigrad.backend import asarray_like, read, type_of_array, xp_of
 
-from ..layer import OutputLayer, ScoreCost, of_scores
+from ..layer import OutputLayer, ScoreCost, best, of_scores
 
 # ---- the naive way: the slide's formula for each of the n, left to the engine --------------------------------------
 
@@ -71,7 +70,7 @@ def margin_loss(
     Of arrays, or of tensors if it is to be differentiated again. valid: None, or (B, n) booleans, which of them count.
     """
     over = margin + negative_scores - target_scores.reshape((-1, 1))  # (B, n)
-    active = (over.data if isinstance(over, mg.Tensor) else over) > 0  # (3): not at the margin itself
+    active = ~((over.data if isinstance(over, mg.Tensor) else over) <= 0)  # (3): not at the margin; but NaN shows
     active = active if valid is None else active & valid
     ones = active.astype(over.dtype)
     return mg.where(active, over, 0.0).sum(axis=1), -ones.sum(axis=1), ones
@@ -107,7 +106,7 @@ def counted_once(ids: type_of_array) -> type_of_array:
 class HardNegatives(OutputLayer):
     """The margin loss over the n hardest words of `vocab_size`, for contexts of `dim` numbers.
 
-    n: negatives an example, 1 to vocab_size − 1. margin: m. search: None for the exact one, `topk`; or a function
+    n: negatives an example, 1 to vocab_size − 1. margin: m. search: None for the exact one; or a function
     (hidden (B, d) array, how_many) -> ids (B, how_many), best first, and their scores, such as the `search` of an index
     of maximum inner products. It may find fewer, −1 for the rest, and the same word twice, which counts once. Its
     scores aren't used: an index may be older than the weights. counts, key, bias: see `OutputLayer`.
@@ -170,7 +169,9 @@ class HardNegatives(OutputLayer):
     def _found(self, hidden: mg.Tensor, how_many: int) -> type_of_array:
         """The words that may be hardest, best first: ids (B, how_many), −1 for none."""
         if self.search is None:
-            return self.topk(hidden, how_many)[0]
+            with mg.no_grad():  # (4)
+                scores = hidden @ self.weight.T  # (B, V)
+                return best((scores if self.bias is None else scores + self.bias).data, how_many)
         found = self.search(hidden.data, how_many)
         if not isinstance(found, tuple | list) or len(found) != 2:
             raise TypeError(f"losses.HardNegatives: search must return ids and scores, got {type(found).__name__}")

@@ -63,6 +63,8 @@ class SampledLayer(OutputLayer):
         self.sampler = (
             Unigram(self.counts, self.default_power if power is None else power) if sampler is None else sampler
         )
+        if not isinstance(self.sampler, Sampler):
+            raise TypeError(f"{name}: sampler must be one of losses.samplers, got {type(sampler).__name__}")
         if self.sampler.vocab_size != vocab_size:
             raise ValueError(
                 f"{name}: the sampler must draw from the layer's {vocab_size} words, "
@@ -70,7 +72,8 @@ class SampledLayer(OutputLayer):
             )
         if self.with_replacement_only and not self.sampler.replacement:
             raise ValueError(f"{name}: the sampler must draw with replacement; {type(self.sampler).__name__} does not")
-        self._some_are_never_drawn = not read((self.sampler.probs > 0).all())
+        self._occur = int(read((self.sampler.probs > 0).sum()))
+        self._some_are_never_drawn = self._occur < vocab_size
 
     def draw(self, key: mg.Key, batch_size: int, steps: int | None = None) -> type_of_array:
         """Noise for a batch, ids (B, k), or (m,) if shared; with `steps`, for so many batches at once: (steps, …)."""
@@ -112,22 +115,21 @@ class SampledLayer(OutputLayer):
 
     def _scores_of(self, hidden: mg.Tensor, drawn: Drawn) -> tuple[mg.Tensor, mg.Tensor]:
         """Scores of targets (B,) and noise (B, m): rows of each example's own, or one product for all."""
-        if drawn.noise.ndim == 2:
-            xp = xp_of(drawn.noise)
-            scores = self._row_scores(
-                hidden, xp.concatenate([drawn.targets[:, None], drawn.noise], axis=1)
-            )  # (B, 1 + k)
-            return scores[:, 0], scores[:, 1:]
-        return self._row_scores(hidden, drawn.targets[:, None])[:, 0], self._shared_scores(hidden, drawn.noise)
+        noise = (self._row_scores if drawn.noise.ndim == 2 else self._shared_scores)(hidden, drawn.noise)
+        return self._row_scores(hidden, drawn.targets), noise  # the last are first in the gradient: targets, then noise
 
     def _log_counts(self, drawn: Drawn, k: int | None = None) -> tuple[type_of_array, type_of_array]:
         """How often targets, (B,), and noise, of its shape, were to be expected among k noise words: the logarithms.
 
         k: None for as many as were drawn. In the type of the weights.
         """
-        k = drawn.noise.shape[-1] if k is None else k
-        both = (self.sampler.log_expected_count(ids, k, drawn.seen) for ids in (drawn.targets, drawn.noise))
-        return tuple(log_count.astype(self.weight.dtype) for log_count in both)
+        targets, noise = drawn.targets, drawn.noise
+        k, n = noise.shape[-1] if k is None else k, 1 if noise.ndim == 2 else len(targets)
+        both = xp_of(noise).concatenate([targets[:, None] if noise.ndim == 2 else targets, noise], axis=-1)
+        note_range(both, 0, self.vocab_size - 1)  # as is known of each: nothing waits to hear it again
+        log_counts = self.sampler.log_expected_count(both, k, drawn.seen).astype(self.weight.dtype)
+        of_targets, of_noise = log_counts[..., :n], log_counts[..., n:]
+        return of_targets.reshape(targets.shape), of_noise
 
     # ---- the noise ----
 
@@ -137,6 +139,11 @@ class SampledLayer(OutputLayer):
     def _draw(self, key: mg.Key, shape: tuple[int, ...]) -> tuple[type_of_array, Any]:
         if not isinstance(key, mg.Key):
             raise TypeError(f"losses.{type(self).__name__}: key must be a minigrad.Key, got {type(key).__name__}")
+        if not self.sampler.replacement and shape[-1] > self._occur:
+            raise ValueError(
+                f"losses.{type(self).__name__}: without replacement k must be at most {self._occur}, the words with "
+                f"q > 0; got {shape[-1]}"
+            )
         noise, seen = self.sampler.draw(key, shape)
         note_range(noise if noise.base is None else noise.base, 0, self.vocab_size - 1)
         return noise, seen

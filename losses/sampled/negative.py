@@ -12,8 +12,9 @@ noise? One right word, k words drawn from q, k + 1 yes-or-no decisions.
 
 The loss.
     (1)  L = −log σ(s_t) − Σ_j log σ(−s_{n_j}):  the word t should be called right, each n_j noise. The noise is drawn
-         with replacement and without looking at t. A draw that happens to be t stays, or (4) would be false (word2vec's
-         own code skips it).
+         with replacement and without looking at t. A draw that happens to be t stays, or (4) would be false. (The code
+         of word2vec and gensim skips it: w is then noise k q(w) (1 − P(w | h)) times, and has log [P / (1 − P)] for
+         log P in (5).)
     (2)  −log σ(s) = log(1 + e^−s) = softplus(−s), so  L = softplus(−s_t) + Σ_j softplus(s_{n_j}).  Where s = −1000,
          σ(s) is 0 in floating point and its logarithm infinite; softplus(x), computed as max(x, 0) + log(1 + e^−|x|),
          is 1000. (To clip σ instead makes the loss flat, its gradient zero, just where the model is most wrong.)
@@ -32,14 +33,15 @@ What it learns.
     (6)  So scores aren't log-probabilities, but they are off by log(k q(w)), which we know. Adding it and normalising
          gives the distribution back:   log P(w | h) = s_w + log(k q(w)) − log Σ_v exp(s_v + log(k q(v))):  `log_prob`.
 
-The slide: "similar to NCE, but biased when k ≠ |V| or q is not uniform". Noise contrastive estimation puts s_w −
-log(k q(w)) where (1) has s_w, and so arrives at s_w = log P itself. Negative sampling leaves that term out. The two are
-the same if k q(w) = 1 for every w, that is, if q is uniform and k = |V|. If q is uniform and k any number, all scores
-are off by the same and normalising removes it; a q that isn't uniform distorts the distribution, unless (6) is used.
+The slide: "similar to NCE, but biased when k ≠ |V| or q is not uniform". Noise contrastive estimation (`nce.py`)
+puts s_w − log(k q(w)) where (1) has s_w, and so arrives at s_w = log P itself. Negative sampling leaves that term out.
+The two are the same if k q(w) = 1 for every w, that is, if q is uniform and k = |V|. If q is uniform and k any number,
+all scores are off by the same and normalising removes it; a q that isn't uniform distorts the distribution, unless (6)
+is used.
 
 With q(w) = P(w), the plain unigram distribution (power 1), s*_w = log [P(w | h) / P(w)] − log k: the pointwise mutual
 information of word and context, less log k (Levy and Goldberg, NIPS 2014). With the power ¾ there remains ¼ log P(w),
-and a constant.
+and a constant; with fastText's power ½, ½ log P(w).
 
 Noise for the whole batch (Zoph, Vaswani, May, Knight, NAACL 2016, who do it for NCE; the slide says 2015).
     (7)  The noise enters (4) only as k times an average, k E_{w~q}[softplus(s_w)]. The mean of any m draws, times k,

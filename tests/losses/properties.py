@@ -1,14 +1,23 @@
 """What must be true of parts that several tests, and the mutants of `test_negative_sabotage.py`, are held against."""
 
+import itertools
+
 import numpy as np
 from hypothesis import strategies as st
 
 import minigrad as mg
+from losses.samplers import Unigram
 
 
 def where_tensors_are_made(function):
     """A pure function as the suites know it, NumPy's arrays in and out, but computed on the current device."""
-    return lambda *arrays, **options: [mg.to_cpu(a) for a in function(*map(mg.backend.asarray, arrays), **options)]
+
+    def there(option):
+        return mg.backend.asarray(option) if isinstance(option, np.ndarray) else option
+
+    return lambda *arrays, **options: [
+        mg.to_cpu(a) for a in function(*map(there, arrays), **{name: there(option) for name, option in options.items()})
+    ]
 
 
 def weights():
@@ -62,3 +71,30 @@ def scores_as_the_engine_finds_them(row_scores, weight, bias, hidden, targets):
     for what, f, e in zip(("hidden", "weight"), *(mg.grad(y, [hidden, weight], up) for y in (found, expected))):
         f, e = (mg.to_cpu(g.dense() if isinstance(g, mg.Rows) else g) for g in (f, e))
         assert np.allclose(f, e, rtol=1e-12, atol=1e-12), f"the gradient of {what} is {f.tolist()}, not {e.tolist()}"
+
+
+# ---- what a loss with noise learns: every target and every noise, by their probability ------------------------------
+
+
+def layer_with_scores(make, s, q, k, **options):
+    """A layer whose scores for the context h = (1, −2) are s (V,), split between W h and b; and that h."""
+    layer = make(len(s), 2, key=mg.Key(0), k=k, sampler=Unigram(q, 1), **options)
+    h = np.array([1.0, -2.0])
+    layer.weight = mg.param(mg.Key(1).normal((len(s), 2), "float64"))
+    layer.bias = mg.param(s - layer.weight.numpy() @ h)
+    return layer, h
+
+
+def expected_loss(layer, h, p):
+    """E L over the target ~ p and k noise words ~ q, each outcome by its probability: a scalar with its history."""
+    q, v = mg.to_cpu(layer.sampler.probs), layer.vocab_size
+    outcomes = np.array(list(itertools.product(range(v), repeat=1 + layer.k)))  # (V^(1 + k), 1 + k)
+    chance = p[outcomes[:, 0]] * q[outcomes[:, 1:]].prod(axis=1)
+    hidden = np.tile(h, (len(outcomes), 1))
+    return (layer.loss(hidden, outcomes[:, 0], noise=outcomes[:, 1:], reduction="none") * chance).sum()
+
+
+def gradients(layer, h, p):
+    """The derivatives of E L by weight (V, d) and bias (V,)."""
+    expected_loss(layer, h, p).backward()
+    return mg.to_cpu(layer.weight.grad.dense()), mg.to_cpu(layer.bias.grad.dense())

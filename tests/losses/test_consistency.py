@@ -339,6 +339,19 @@ def test_a_word_is_drawn_as_often_as_its_expected_count_says(law, k):
     assert np.allclose(found, np.exp(mg.to_cpu(draw.log_counts)), rtol=1e-12)
 
 
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_expected_counts_in_plain_numbers(k):
+    plain_count = {
+        outcomes.with_replacement: lambda q: k * q,
+        outcomes.unordered: lambda q: k * q,
+        outcomes.inclusion: lambda q: 1 - (1 - q) ** k,
+        outcomes.every_word: lambda q: 1,
+    }
+    for law, count in plain_count.items():
+        told = np.exp(mg.to_cpu(law(mg.backend.asarray(Q), k).log_counts))
+        assert np.allclose(told, [count(q) for q in Q], rtol=1e-12)
+
+
 def within_6_sigma(found, chance, n):
     """Whether outcomes with these chances can have come so often, of n."""
     assert sum(found.values()) == n and set(found) <= set(chance)
@@ -454,6 +467,11 @@ def test_the_table_for_other_words():
     assert "P = 0.50, 0.30, 0.20\n" in str(table)
 
 
+def test_the_table_leaves_out_what_no_k_has():
+    lines = str(consistency.table(k=6)).splitlines()
+    assert next(line for line in lines if "from the tries" in line).split()[-1] == "–"
+
+
 def test_the_table_has_each_name_once():
     assert len(set(NAMES)) == len(NAMES) == len(PLAIN)
 
@@ -471,8 +489,6 @@ def test_the_table_has_each_name_once():
         ({"k": 0}, ValueError, "k must be at least 1, got 0"),
         ({"k": (1, 2.0)}, TypeError, "k must be an integer, got float 2.0"),
         ({"k": ()}, ValueError, "k must be a number of noise words, or several, got none"),
-        ({"k": 9}, ValueError, r"5 words and k = 9 have 5\^10 outcomes, too many to enumerate"),
-        ({"k": 6, "draws": outcomes.tries}, ValueError, "6 distinct words cannot be drawn from 5"),
         ({"optimum": [0.0, 1.0]}, ValueError, r"optimum must be scores of shape \(5,\), got \[2\]"),
         ({"loss_of_scores": lambda t, n, draw: t.sum()}, ValueError, r"must return the losses \[25\], .* got \[\]"),
         ({"loss_of_scores": lambda t, n, draw: n}, ValueError, r"must return the losses \[25\], .* got \[25, 1\]"),
@@ -488,3 +504,23 @@ def test_what_cannot_be_checked_is_refused(options, error, message):
     given = {"loss_of_scores": composed, "k": 1, **options}
     with pytest.raises(error, match=f"losses.check_consistency: .*{message}"):
         check_consistency(given.pop("loss_of_scores"), **given)
+
+
+UNEVEN = [0.5 - 1e-6, 0.5 - 1e-6, 1e-6, 1e-6]
+
+
+@pytest.mark.parametrize(
+    "law, q, k, message",
+    [
+        ("with_replacement", Q, 9, "5 words and k = 9 have too many outcomes to add up, over 2,000,000"),
+        ("unordered", Q, 60, "5 words and k = 60 have too many outcomes"),
+        ("without_replacement", [0.1] * 10, 7, "10 words and k = 7 have too many outcomes"),
+        ("without_replacement", Q, 6, "6 distinct words cannot be drawn from 5"),
+        ("tries", Q, 6, "6 distinct words cannot be drawn from 5"),
+        ("tries", UNEVEN, 3, "4 words and k = 3 have too many outcomes"),
+        ("inclusion", [0.05] * 20, 1, "20 words and k = 1 have too many outcomes"),
+    ],
+)
+def test_what_cannot_be_enumerated_is_refused(law, q, k, message):
+    with pytest.raises(ValueError, match=f"losses.outcomes.{law}: {message}"):
+        check_consistency(composed, P=[1 / len(q)] * len(q), q=q, k=k, draws=getattr(outcomes, law))

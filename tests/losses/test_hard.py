@@ -458,6 +458,13 @@ def test_a_search_that_finds_no_ids_is_refused(found, error, message):
         layer.loss(np.zeros((2, 2)), [0, 1])
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_do_not_pass_for_a_margin_that_is_kept(value):
+    layer = layer_with_scores([value, 0.0, 1.0], n=1)
+    with pytest.raises(FloatingPointError, match=r"losses.HardNegatives: the loss of some example is not finite"):
+        layer.loss(np.zeros((1, 2)), [0 if math.isnan(value) else 1])
+
+
 # ---- In PyTorch -----------------------------------------------------------------------------------------------------
 
 

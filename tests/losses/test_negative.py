@@ -17,13 +17,17 @@ from losses.sampled.negative import (
     negative_sampling_loss,
     negative_sampling_naive,
 )
-from losses.samplers import Uniform, Unigram
+from losses.samplers import Uniform
 from losses.suites.negative import CHAPTER, distributions, scores
 from minigrad.check import vocab_batches
 
-from .properties import where_tensors_are_made
+from .properties import expected_loss, gradients, layer_with_scores, where_tensors_are_made
 
 pytestmark = pytest.mark.negative
+
+
+P = np.array([0.5, 0.25, 0.15, 0.1])
+Q = np.array([0.1, 0.2, 0.3, 0.4])
 
 
 def name(lesson):
@@ -45,6 +49,34 @@ def test_step_1_noise_that_happens_to_be_the_target_stays(shared):
     noise = np.array([1, 3] if shared else [[1, 3]])
     loss = layer.loss(np.zeros((1, 2), "float32"), [1], noise=noise).item()
     assert math.isclose(loss, math.log(1 + math.exp(-2)) + math.log(1 + math.exp(2)) + math.log(2), rel_tol=1e-6)
+
+
+@given(distributions())
+def test_step_1_where_hits_are_skipped_a_word_is_noise_less_often_by_its_own_probability(example):
+    """As in word2vec and gensim. Every target and every draw, counted by their probability."""
+    p, q, k = example
+    counted = np.zeros(len(p))
+    for target, *noise in itertools.product(range(len(p)), repeat=1 + k):
+        left = [w for w in noise if w != target]
+        np.add.at(counted, left, p[target] * q[noise].prod())
+    assert np.allclose(counted, k * q * (1 - p), rtol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_step_1_and_scores_become_the_log_odds_of_p_less_log_kq(k):
+    outcomes = np.array(list(itertools.product(range(4), repeat=1 + k)))
+    target, noise = outcomes[:, 0], outcomes[:, 1:]
+    chance = P[target] * Q[noise].prod(axis=1)
+    kept = noise != target[:, None]
+
+    def mean_gradient(s):
+        _, g_target, g_noise = where_tensors_are_made(negative_sampling)(s[target], s[noise])
+        mean = np.bincount(target, chance * g_target)
+        np.add.at(mean, noise, chance[:, None] * kept * g_noise)
+        return mean
+
+    assert abs(mean_gradient(np.log(P / (1 - P)) - np.log(k * Q))).max() < 1e-14
+    assert abs(mean_gradient(np.log(P) - np.log(k * Q))).max() > 0.01
 
 
 @given(scores())
@@ -113,34 +145,6 @@ def test_a_step_changes_the_rows_of_target_and_noise_and_no_bit_of_the_others(op
 # ---- (4) to (6): what it learns, with every target and every noise enumerated, through the layer --------------------
 
 
-def layer_with_scores(s, q, k):
-    """A layer whose scores for the context h = (1, −2) are s (V,), split between W h and b; and that h."""
-    layer = NegativeSampling(len(s), 2, key=mg.Key(0), k=k, sampler=Unigram(q, 1))
-    h = np.array([1.0, -2.0])
-    layer.weight = mg.param(mg.Key(1).normal((len(s), 2), "float64"))
-    layer.bias = mg.param(s - layer.weight.numpy() @ h)
-    return layer, h
-
-
-def expected_loss(layer, h, p):
-    """E L over the target ~ p and k noise words ~ q, each outcome by its probability: a scalar with its history."""
-    q, v = mg.to_cpu(layer.sampler.probs), layer.vocab_size
-    outcomes = np.array(list(itertools.product(range(v), repeat=1 + layer.k)))  # (V^(1 + k), 1 + k)
-    chance = p[outcomes[:, 0]] * q[outcomes[:, 1:]].prod(axis=1)
-    hidden = np.tile(h, (len(outcomes), 1))
-    return (layer.loss(hidden, outcomes[:, 0], noise=outcomes[:, 1:], reduction="none") * chance).sum()
-
-
-def gradients(layer, h, p):
-    """The derivatives of E L by weight (V, d) and bias (V,)."""
-    expected_loss(layer, h, p).backward()
-    return mg.to_cpu(layer.weight.grad.dense()), mg.to_cpu(layer.bias.grad.dense())
-
-
-P = np.array([0.5, 0.25, 0.15, 0.1])
-Q = np.array([0.1, 0.2, 0.3, 0.4])
-
-
 def σ(s):
     return 1 / (1 + np.exp(-s))
 
@@ -153,7 +157,7 @@ def softplus(s):
 def test_step_4_the_expected_loss_is_a_sum_over_words(example):
     p, q, k = example
     s = np.linspace(-2.0, 3.0, len(p))
-    found = expected_loss(*layer_with_scores(s, q, k), p).item()
+    found = expected_loss(*layer_with_scores(NegativeSampling, s, q, k), p).item()
     assert math.isclose(found, (p * softplus(-s) + k * q * softplus(s)).sum(), rel_tol=1e-12)
 
 
@@ -161,7 +165,7 @@ def test_step_4_the_expected_loss_is_a_sum_over_words(example):
 def test_step_5_the_derivative_of_the_expected_loss(example):
     p, q, k = example
     s = np.linspace(-2.0, 3.0, len(p))
-    layer, h = layer_with_scores(s, q, k)
+    layer, h = layer_with_scores(NegativeSampling, s, q, k)
     by_weight, by_bias = gradients(layer, h, p)
     expected = p * (σ(s) - 1) + k * q * σ(s)
     assert np.allclose(by_bias, expected, rtol=0, atol=1e-12)
@@ -170,7 +174,7 @@ def test_step_5_the_derivative_of_the_expected_loss(example):
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_step_5_the_optimum_is_log_p_minus_log_kq(k):
-    by_weight, by_bias = gradients(*layer_with_scores(np.log(P) - np.log(k * Q), Q, k), P)
+    by_weight, by_bias = gradients(*layer_with_scores(NegativeSampling, np.log(P) - np.log(k * Q), Q, k), P)
     assert abs(by_weight).max() < 1e-12 and abs(by_bias).max() < 1e-12
 
 
@@ -180,33 +184,33 @@ def test_step_5_it_is_a_minimum(example, seed):
     s = np.log(p) - np.log(k * q)
     elsewhere = s + mg.to_cpu(mg.Key(seed).normal(len(p), "float64"))
     assert (
-        expected_loss(*layer_with_scores(s, q, k), p).item()
-        < expected_loss(*layer_with_scores(elsewhere, q, k), p).item()
+        expected_loss(*layer_with_scores(NegativeSampling, s, q, k), p).item()
+        < expected_loss(*layer_with_scores(NegativeSampling, elsewhere, q, k), p).item()
     )
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_step_5_log_p_itself_is_not_the_optimum(k):
-    _, by_bias = gradients(*layer_with_scores(np.log(P), Q, k), P)
+    _, by_bias = gradients(*layer_with_scores(NegativeSampling, np.log(P), Q, k), P)
     assert (abs(by_bias) > 0.01).any()
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_step_6_log_prob_at_the_optimum_is_log_p(k):
-    layer, h = layer_with_scores(np.log(P) - np.log(k * Q), Q, k)
+    layer, h = layer_with_scores(NegativeSampling, np.log(P) - np.log(k * Q), Q, k)
     assert np.allclose(layer.log_prob(h[None]).numpy(), np.log(P), rtol=0, atol=1e-12)
     assert np.allclose(layer.scores(h[None]).numpy(), np.log(P), rtol=0, atol=1e-12), "normalised already"
 
 
 @pytest.mark.parametrize("k", [1, 2])
 def test_step_6_the_softmax_of_the_raw_scores_is_not_p(k):
-    layer, h = layer_with_scores(np.log(P) - np.log(k * Q), Q, k)
+    layer, h = layer_with_scores(NegativeSampling, np.log(P) - np.log(k * Q), Q, k)
     raw = layer.raw_scores(h[None])
     assert (abs((raw - mg.logsumexp(raw, axis=1, keepdims=True)).numpy() - np.log(P)) > 0.1).any()
 
 
 def test_step_6_with_k_equal_to_v_and_uniform_noise_scores_are_log_p():
-    layer, h = layer_with_scores(np.log(P), np.full(4, 0.25), 4)
+    layer, h = layer_with_scores(NegativeSampling, np.log(P), np.full(4, 0.25), 4)
     raw = layer.raw_scores(h[None]).numpy()
     assert np.allclose(raw, np.log(P), rtol=0, atol=1e-12)
     assert np.allclose(layer.scores(h[None]).numpy(), raw, rtol=0, atol=1e-12), "log(k q) is 0"
@@ -216,22 +220,21 @@ def test_step_6_with_k_equal_to_v_and_uniform_noise_scores_are_log_p():
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_step_6_with_uniform_noise_and_any_k_normalising_the_raw_scores_is_enough(k):
-    layer, h = layer_with_scores(np.log(P) - np.log(k / 4), np.full(4, 0.25), k)
+    layer, h = layer_with_scores(NegativeSampling, np.log(P) - np.log(k / 4), np.full(4, 0.25), k)
     _, by_bias = gradients(layer, h, P)
     raw = layer.raw_scores(h[None])
     assert abs(by_bias).max() < 1e-12, "it is the optimum"
     assert np.allclose((raw - mg.logsumexp(raw, axis=1, keepdims=True)).numpy(), np.log(P), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("power", [1, 0.75])
+@pytest.mark.parametrize("power", [1, 0.75, 0.5])
 def test_step_6_scores_are_pointwise_mutual_information_and_what_the_power_leaves_less_log_k(power):
     """Four words in three contexts, each context a direction of its own, so that every score is free."""
     joint = np.array([[4, 1, 2, 1], [1, 3, 1, 1], [2, 2, 1, 5]]) / 24  # P(h, w)
     p_h, p_w, k = joint.sum(axis=1), joint.sum(axis=0), 2
     pmi = np.log(joint / (p_h[:, None] * p_w))
-    left = (1 - power) * np.log(p_w) + np.log(
-        (p_w**power).sum()
-    )  # nothing for power 1, ¼ log P(w) and a constant for ¾
+    # nothing for power 1; for ¾, and for fastText's ½, ¼ log P(w) or ½ log P(w), and a constant
+    left = (1 - power) * np.log(p_w) + np.log((p_w**power).sum())
     layer = NegativeSampling(4, 3, key=mg.Key(0), k=k, counts=24 * p_w, power=power, bias=False)
     layer.weight = mg.param((pmi + left - math.log(k)).T)
     for h, chance, row in zip(np.eye(3), p_h, joint):

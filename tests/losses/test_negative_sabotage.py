@@ -7,13 +7,12 @@ import minigrad as mg
 from losses.check import smallest_failure
 from losses.layer import row_scores
 from losses.sampled.negative import negative_sampling as sound
-from losses.samplers import alias_table
 from losses.suites import Lesson
 from losses.suites.negative import CHAPTER
 from minigrad.backend import xp_of
 from minigrad.check import vocab_batches
 
-from .properties import scores_as_the_engine_finds_them, table_draws_the_distribution, weights
+from .properties import scores_as_the_engine_finds_them
 
 pytestmark = pytest.mark.negative
 softplus, sigmoid = mg.softplus, mg.sigmoid
@@ -180,50 +179,6 @@ def test_a_mutant_of_the_noise_passes_the_lesson_on_the_target():
     assert smallest_failure(LESSONS["the target's gradient is σ(s_t) − 1"], noise_averaged) is None
     assert smallest_failure(LESSONS["one loss an example"], noise_averaged) is None
     assert smallest_failure(LESSONS["the optimum is log P − log(k q)"], k_ignored) is None
-
-
-# ---- the sampler --------------------------------------------------------------------------------------------------
-
-TABLE = Lesson("the table draws q", "(2)", "", weights, table_draws_the_distribution)
-
-
-def forgets_what_the_rich_word_gave(probs):
-    keep, alias = [p * len(probs) for p in probs], list(range(len(probs)))
-    poor = [word for word, p in enumerate(keep) if p < 1.0]
-    rich = [word for word, p in enumerate(keep) if p >= 1.0]
-    for bucket in poor:
-        alias[bucket] = rich[0] if rich else bucket
-    for word in rich:
-        keep[word] = 1.0
-    return keep, alias
-
-
-def keep_and_alias_swapped(probs):
-    keep, alias = alias_table(probs)
-    return [1.0 - k if a != i else k for i, (k, a) in enumerate(zip(keep, alias))], alias
-
-
-def the_room_left_is_not_filled(probs):
-    keep, _ = alias_table(probs)
-    return keep, list(range(len(probs)))
-
-
-def each_alias_one_further(probs):
-    keep, alias = alias_table(probs)
-    return keep, [(a + 1) % len(probs) for a in alias]
-
-
-@pytest.mark.parametrize(
-    "mutant",
-    [forgets_what_the_rich_word_gave, keep_and_alias_swapped, the_room_left_is_not_filled, each_alias_one_further],
-)
-def test_no_wrong_alias_table_passes(mutant):
-    (example, _) = smallest_failure(TABLE, mutant)
-    assert len(example[0]) <= 4, "and a small one shows it"
-
-
-def test_the_right_alias_table_does():
-    assert smallest_failure(TABLE, alias_table) is None
 
 
 # ---- the rows -----------------------------------------------------------------------------------------------------

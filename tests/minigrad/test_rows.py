@@ -91,6 +91,17 @@ def test_the_kernel_adds_as_the_array_code_does_to_the_last_bit(data):
 
 
 @pytest.mark.cpu
+@given(st.integers(128, 300), st.sampled_from([(), (3,), (2, 2)]), st.sampled_from([5, 1000]), st.integers(0, 99))
+def test_the_kernel_puts_rows_together_as_the_array_code_does_to_the_last_bit(n, row, v, seed):
+    ids, values = mg.Key(seed).fold(0).integers(0, v, n), mg.Key(seed).fold(1).normal((n, *row))
+    once = mg.Rows(ids, values, (v, *row)).coalesce()
+    unique, position = np.unique(ids, return_inverse=True)
+    sums = np.zeros((len(unique), *row), "float32")
+    np.add.at(sums, position, values)
+    assert (once.ids == unique).all() and (once.values == sums).all()
+
+
+@pytest.mark.cpu
 def test_large_and_small_batches_add_alike():
     key = mg.Key(0)
     ids, values = key.integers(0, 50, 3000), key.normal((3000, 8))
@@ -120,6 +131,28 @@ def test_look_ups_and_dense_uses_of_one_table_add_up():
     x = mg.param(np.ones((3, 1)))
     (mg.take(x, [1, 1]).sum() + (x * 3.0).sum() + mg.take(x, [2]).sum()).backward()
     assert x.grad.ravel().tolist() == [3.0, 5.0, 4.0]
+
+
+def test_a_few_look_ups_of_one_table_are_never_moved(monkeypatch):
+    monkeypatch.setattr(mg.backend.xp(), "concatenate", lambda arrays: pytest.fail("put together"))
+    table = mg.param(np.ones((4, 1)))
+    (mg.take(table, [1, 3]).sum() + mg.take(table, [3]).sum() * 2.0).backward()
+    mg.optim.SGD([table], lr=0.5).step()
+    assert table.data.ravel().tolist() == [1.0, 0.5, 1.0, -0.5]
+
+
+def test_gradients_of_two_look_ups_share_no_memory_with_one_another_nor_with_anybody_else():
+    table, other, up = mg.param(np.ones((4, 2))), mg.param(np.ones((2, 2))), asarray(np.ones((2, 2)))
+    (mg.take(table, [0, 1]) + mg.take(table, [2, 3]) + other).backward(up)
+    table.grad.values[...] = 7.0
+    for _, values in table.grad.parts():
+        values[...] = 7.0
+    assert (up == 1.0).all() and (other.grad == 1.0).all()
+    twice = mg.param(np.ones((4, 2)))
+    (mg.take(twice, [0, 1]) + mg.take(twice, [2, 3])).backward(asarray(np.ones((2, 2))))
+    first = twice.grad.parts()[0][1]
+    first[0] = 9.0
+    assert sorted(twice.grad.dense().ravel().tolist()) == [1.0] * 6 + [9.0] * 2
 
 
 def test_ten_thousand_look_ups_of_one_table_are_listed_and_put_together_once(monkeypatch):

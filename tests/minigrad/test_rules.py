@@ -314,6 +314,40 @@ def test_the_kernel_of_cross_entropy_is_its_array_code(dtype, seed, scale, colum
     assert np.allclose(gradient, np.concatenate([g for _, g in few]), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.cpu
+@given(seed=st.integers(0, 1000), scale=st.sampled_from([0.1, 3.0, 50.0, 1000.0]), columns=st.sampled_from([1, 7, 64]))
+def test_the_kernel_of_softmax_and_logsumexp_is_their_array_code(seed, scale, columns):
+    rows = 600 // columns + 1
+    a = mg.Key(seed).normal((rows, columns)) * np.float32(scale)
+    assert columns < numerics.LEAST <= a.size
+    few = range(rows)
+    for f in (mg.softmax, mg.logsumexp):
+        by_rows = np.stack([f(a[i]) for i in few])
+        assert f(a).dtype == "float32" and np.allclose(f(a), by_rows, rtol=2e-6, atol=1e-6)
+        assert np.array_equal(f(a.reshape(1, rows, columns), axis=2), f(a)[None])
+    assert mg.logsumexp(a, axis=1, keepdims=True).shape == (rows, 1)
+
+
+@pytest.mark.cpu
+def test_the_exponential_of_the_kernel_of_softmax_is_off_by_no_more_than_said_and_then_zero():
+    x = np.append(0.0, -np.linspace(0, 80, 20_001)).astype("float32")[None]
+    p = mg.softmax(x)[0] / np.float64(mg.softmax(x)[0, 0])
+    assert (abs(p / np.exp(x[0].astype("float64")) - 1) <= (3 + 1.25 * abs(x[0])) * 2.0**-24).all()
+    masked = mg.softmax(np.array([[0.0] * 600 + [-89.0, -1e4, -1e30]], "float32"))[0]
+    assert not masked[600:].any() and np.allclose(masked[:600], 1 / 600)
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("value", [-np.inf, np.nan, np.inf])
+def test_what_is_not_finite_is_left_to_the_array_code_of_softmax_and_logsumexp(value):
+    a = np.zeros((9, 100), "float32")
+    a[4, 7] = value
+    for f in (mg.softmax, mg.logsumexp):
+        with np.errstate(invalid="ignore"):
+            expected = f(a[4])
+            assert np.array_equal(f(a)[4], expected, equal_nan=True) and np.allclose(f(a)[5], f(a[5]))
+
+
 def test_infinite_scores_are_left_to_the_array_code():
     logits = asarray([[0.0] + [-np.inf] * 4999], "float32")
     losses, gradient = numerics.cross_entropy(logits, targets=asarray([0]))
