@@ -3,8 +3,8 @@
     python -m losses.check negative mine.py
 
 runs the chapter's own suite on the function in your file. It answers, for the first thing that doesn't hold, with the
-smallest example that shows it, the step of the derivation it breaks, and the lesson. Exit status: 0 if all holds, 1 if
-something doesn't, 2 if the suite could not be run.
+smallest example that shows it, the step of the derivation it breaks, and the lesson; and names what else breaks. Exit
+status: 0 if all holds, 1 if something doesn't, 2 if the suite could not be run.
 
 Your file defines a function with the name and the arguments of the chapter's: `python -m losses.check negative` without
 a file prints them, and runs the suite on the project's own.
@@ -84,27 +84,46 @@ def load(path: str, chapter: Chapter) -> Callable:
 
 
 def check(chapter: Chapter, function: Callable, max_examples: int = 200, out: Callable = print) -> bool:
-    """Runs the suite of `chapter` on `function` and tells of it; True if all holds."""
+    """Runs the suite of `chapter` on `function` and tells of it; True if all holds.
+
+    The first lesson that doesn't hold is told in full, the others after it by name.
+    """
     takes = inspect.signature(function).parameters.values()
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes)
-    for lesson in chapter.lessons:
-        if lesson.option and not takes_any and lesson.option not in [parameter.name for parameter in takes]:
+    options = [None] + [parameter.name for parameter in takes]
+    lessons, first_broken = iter(chapter.lessons), None
+    for lesson in lessons:
+        if not takes_any and lesson.option not in options:
             out(f"  –  {lesson.step} {lesson.name}: not run, your function takes no {lesson.option}=")
             continue
-        failure = smallest_failure(lesson, function, max_examples)
-        if failure is None:
-            out(f"  ✓  {lesson.step} {lesson.name}")
-            continue
-        example, error = failure
-        out(f"  ✗  {lesson.step} {lesson.name}\n\nThe smallest example that shows it:")
-        names = list(inspect.signature(lesson.holds).parameters)[1:]
-        for name, value in zip(names, example, strict=True):
-            out(f"    {name} = {_plain(value)}")
-        said = str(error).strip().split("\n")[0] if isinstance(error, AssertionError) else ""
-        said = said or _raised(error, function)
-        out(f"    {said}\n\nThe step it breaks: {lesson.step} of {chapter.module}\n{' '.join(lesson.lesson.split())}")
-        return False
-    return True
+        if failure := smallest_failure(lesson, function, max_examples):
+            first_broken = lesson
+            break
+        out(f"  ✓  {lesson.step} {lesson.name}")
+    if first_broken is None:
+        return True
+    _tell(chapter, first_broken, function, *failure, out)
+    others = [
+        f"{lesson.step} {lesson.name}"
+        for lesson in lessons
+        if (takes_any or lesson.option in options) and smallest_failure(lesson, function, min(max_examples, 50))
+    ]
+    if others:
+        out("\nWith it breaks: " + "; ".join(others))
+    return False
+
+
+def _tell(
+    chapter: Chapter, lesson: Lesson, function: Callable, example: tuple, error: Exception, out: Callable
+) -> None:
+    """The smallest example for which a lesson doesn't hold, the step it breaks, and what there is to learn."""
+    out(f"  ✗  {lesson.step} {lesson.name}\n\nThe smallest example that shows it:")
+    names = list(inspect.signature(lesson.holds).parameters)[1:]
+    for name, value in zip(names, example, strict=True):
+        out(f"    {name} = {_plain(value)}")
+    said = str(error).strip().split("\n")[0] if isinstance(error, AssertionError) else ""
+    said = said or _raised(error, function)
+    out(f"    {said}\n\nThe step it breaks: {lesson.step} of {chapter.module}\n{' '.join(lesson.lesson.split())}")
 
 
 def _raised(error: Exception, function: Callable) -> str:

@@ -49,7 +49,7 @@ READ_IN_PLACE = "by a kernel, which leaves the rows where they are"
 def _row_scores(hidden, weight, *bias, ids):
     """(1) for rows of each example's own: ids (B,) -> s (B,), or ids (B, k) -> s (B, k). `bias`: one, or none."""
     each = ids.reshape(len(ids), -1)  # (B, k)
-    if worth_a_kernel(weight, hidden) and hidden.flags.c_contiguous:
+    if worth_a_kernel(weight, hidden) and hidden.flags.c_contiguous:  # else it would be compiled once more
         rows, scores = READ_IN_PLACE, xp_of(hidden).empty(each.shape, hidden.dtype)
         kernels.row_scores(hidden, weight, each, scores)
     else:
@@ -107,6 +107,10 @@ def of_scores(function: Callable) -> Callable:
     @wraps(function)
     def forward(*scores, **options):
         loss, *gradients = function(*scores, **options)
+        shapes = [scores[0].shape[:1], *(s.shape for s in scores)]
+        if [found.shape for found in (loss, *gradients)] != shapes:  # an option of a wrong shape is broadcast, silently
+            came = ", ".join(f"{name} {list(o.shape)}" for name, o in options.items() if hasattr(o, "shape"))
+            raise ValueError(f"scores {', '.join(str(list(s.shape)) for s in scores)} do not go with {came}")
         return loss, gradients
 
     def rule(g, y, gradients, *scores, **options):

@@ -29,6 +29,7 @@ All these draw independently. For k different words, and what a loss must know o
 
 import itertools
 import math
+from numbers import Real
 from typing import Any
 
 import minigrad as mg
@@ -274,7 +275,7 @@ def log_uniform(u: type_of_array, vocab_size: int) -> type_of_array:
 def unigram_probs(operation: str, counts: Any, power: float) -> type_of_array:
     """q(w) ∝ count(w)^power, (V,) float64."""
     weights = checked_counts(operation, counts)
-    if not isinstance(power, int | float) or not 0 <= power < float("inf"):
+    if isinstance(power, bool) or not isinstance(power, Real) or not 0 <= power < float("inf"):
         raise ValueError(f"{operation}: power must be a finite number of 0 or more, got {power!r}")
     weights = (weights / weights.max()) ** power * (weights > 0)  # 0⁰ is 0 here: what never occurs is never drawn
     return weights / weights.sum()

@@ -54,8 +54,7 @@ def logsigmoid(a):
 def logsumexp(a, *, axis=-1, keepdims=False):
     """log Σ e^a along an axis (or several) = m + log Σ e^(a − m), with m the maximum: no exponential exceeds 1."""
     if twin := _twin_of_softmax(a, axis):
-        y = twin[0].reshape(reduced(a.shape, axis, keepdims=True))
-        return y if keepdims else y.reshape(reduced(a.shape, axis))
+        return twin[0].reshape((*a.shape[:-1], 1) if keepdims else a.shape[:-1])
     xp = xp_of(a)
     m = a.max(axis=axis, keepdims=True)
     m = xp.where(xp.isfinite(m), m, 0.0).astype(a.dtype)  # a row of −inf is log 0 = −inf, not nan

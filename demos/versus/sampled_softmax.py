@@ -15,7 +15,7 @@ same. Beside this project's layers, with the same optimiser (Adagrad, SGD, and t
 First all must find the same loss and gradients. The noise is drawn before the clock runs; what a draw costs has a
 table of its own. Targets come in two ways: as in text, by Zipf's law, so that most of their rows were used a moment
 ago, which is what a language model has; and uniformly, so that at V = 1,000,000 nearly all lie in no cache, which is
-the worst there is. Takes two minutes and 5 GB (--quick: V up to 10,000); needs `pip install 'minigrad[versus]'`.
+the worst there is. Takes some three minutes and 5 GB (--quick: V up to 10,000); needs `pip install 'minigrad[versus]'`.
 """
 
 # %% What we need

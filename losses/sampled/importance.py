@@ -9,6 +9,7 @@ where q is an n-gram model: it depends on h, and is adapted to follow the networ
     h   the context: d numbers;  t the right word            B, V    examples in a batch, words in the vocabulary
     s_w the score of word w, W_w · h + b_w                   q(w)    probability of drawing w as noise, given h or not
     p_w the model's softmax, e^{s_w} / Z                     P(w|h)  how often w really follows h
+    1[·]  1 if it holds, else 0                              ESS     effective sample size (8)
     n₁ … n_N   the noise, drawn from q                       ρ       Σ_w p_w² / q(w)
 
 The estimate.
@@ -27,16 +28,17 @@ Is it biased? The slide says so of Ẑ, "esp. when N is small". Ẑ itself is no
 are, and yes, the more the smaller N.
     (4)  E Ẑ = Z for every N, by (1).  Var Ẑ = Z² (ρ − 1) / N; ρ ≥ 1, and 1 only for q = p, when no draw errs. (ρ − 1 is
          the χ² distance of p from q.) All that Ẑ has to know is an expected count: words drawn without replacement
-         have another than N q, and with it Ẑ is unbiased again (`samplers.GumbelTopK`). All V words, with a count of 1
-         each, are the softmax.
+         have another than N q, and with it Ẑ is unbiased again (`samplers.GumbelTopK`; not quite with the counts that
+         TensorFlow expects, `samplers.Unique`, see `distinct.py`, (7)). All V words, with a count of 1 each, are the
+         softmax.
     (5)  The logarithm bends. Write Ẑ = Z (1 + ε): E ε = 0, E ε² = (ρ − 1) / N. As log(1 + ε) ≈ ε − ε²/2 and
          1 / (1 + ε) ≈ 1 − ε + ε²,
             E log Ẑ − log Z ≈ −(ρ − 1) / 2N,      E[Z / Ẑ] − 1 ≈ +(ρ − 1) / N.
-         The loss is too small on average, for every N (Jensen's inequality). With q after Zipf's law, V = 200, and a p
-         for which ρ = 3.07, it is so by 0.0499, 0.0129 and 0.0032 for N = 20, 80 and 320.
+         The loss is too small on average, for every N, unless q = p (Jensen's inequality). With q after Zipf's law, V =
+         200, and a p for which ρ = 3.07, it is so by 0.0499, 0.0129 and 0.0032 for N = 20, 80 and 320.
     (6)  Σ_j w̄_j f(n_j) estimates the mean of f under p, and is off by ≈ −(1/N) Σ_w (p_w² / q(w)) (f(w) − E_p f).  For
          f = 1[w = v], word v's part in the gradient, by −(p_v / N) (p_v / q(v) − ρ). So the mean gradient isn't zero
-         where p = P; a word that the noise draws too seldom, p / q > ρ, has its score raised above log P. Where the
+         where p = P; a word that the noise draws too seldom, p / q > ρ, comes out more probable than in P. Where the
          mean gradient is zero, p is off P by O(1/N); the ranking loss (`ranking.py`) learns P with any N.
 
 Why it may diverge.
@@ -45,13 +47,14 @@ Why it may diverge.
          large c the mean loss, over t ~ P(· | h) and the noise, changes by c times
             1 − (1 − q(T))^N − P(T | h),
          the chance that some noise lies in T less the chance that the target does. Where this is negative there is no
-         minimum, only a way down without end. For one word with P(w | h) = 0.9, q(w) = 0.001 it is, up to N = 2301;
-         for a context that occurs once, so that P(t | h) = 1, with every N. (Mnih and Teh, "A Fast and Simple Algorithm
-         for Training Neural Probabilistic Language Models", ICML 2012, find noise contrastive estimation more stable.)
+         minimum, only a way down without end. For one word with P(w | h) = 0.9, q(w) = 0.001 it is, up to N = 2301; for
+         a context that occurs once, so that P(t | h) = 1, with every N; and with N = 1 it is q(T) − P(T | h), which is
+         negative for some T unless q = P. (Mnih and Teh, "A Fast and Simple Algorithm for Training Neural Probabilistic
+         Language Models", ICML 2012, find noise contrastive estimation more stable.)
 
 How much noise?
-    (8)  The effective sample size ESS = (Σ_j w_j)² / Σ_j w_j², w_j = e^{a_j}, lies between 1, when one draw outweighs
-         all others, and N, when all weigh the same. As Σ w estimates Z and N Σ w² estimates Z² ρ, ESS ≈ N / ρ: the
+    (8)  The effective sample size ESS = (Σ_j ω_j)² / Σ_j ω_j², ω_j = e^{a_j}, lies between 1, when one draw outweighs
+         all others, and N, when all weigh the same. As Σ ω estimates Z and N Σ ω² estimates Z² ρ, ESS ≈ N / ρ: the
          draws themselves tell what (4) and (5) ask for, (ρ − 1) / N ≈ 1/ESS − 1/N. (Kong, Liu, Wong, JASA 1994.)
     (9)  So draw until it suffices, as Bengio and Senécal do: an example whose ESS is below `min_ess` gets as much noise
          again, and again, up to `max_k` words; where these don't suffice either, the exact softmax. Two things to know.
@@ -60,8 +63,8 @@ How much noise?
          that wasn't drawn: it is N for equal weights, though another word may hold nearly all of Z. So (7) remains.
 
 Cost per example, forward and backward, in multiply-adds:  softmax 3 V d;  this 3 (N + 1) d;  (9) as much for the N it
-comes to and N d more, to look at the weights. Noise may be shared by a batch (`sampled/layer.py`). On a GPU each round
-of (9) is a wait.
+comes to and N d more, to look at the weights; where it ends in the softmax, 3 V d and the N d. Noise may be shared by a
+batch, at the price told in `negative.py`, (7). On a GPU each round of (9) is a wait.
 """
 
 from numbers import Real

@@ -1,11 +1,11 @@
-"""Noise: what the sampled losses share. Each looks at the target and at k words drawn from q, and at nothing else.
+"""Noise: what the sampled losses share. Each looks at the target and at noise, words drawn from q, not at all words.
 
-What differs between the chapters is a pure function of the scores of those k + 1 words. What they have in common:
+What differs between the chapters is a pure function of the scores of target and noise. What they have in common:
 
     drawing     k words for each example, or one set of words that the whole batch shares: then their scores are one
                 matrix product, (B, d) by (d, m), and B + m rows of W are gathered instead of B (k + 1)
     log counts  how often each word was to be expected among the noise, log(k q(w)) if the words are drawn
-                independently; the one thing that a loss has to know of its sampler
+                independently; all that a loss may have to know of its sampler
 
 Legend: B examples in a batch, V words, d dimensions, k noise words an example, m columns of noise scores.
 """
@@ -34,7 +34,8 @@ class SampledLayer(OutputLayer):
 
     k: noise words an example. shared: None to draw k for each example, True to draw k for the whole batch, or a
     number m, to draw m for the whole batch. power: q(w) ∝ count(w)^power, `default_power` unless given; or `sampler`,
-    any of `losses.samplers`. counts, key, bias: see `OutputLayer`.
+    any of `losses.samplers`. A word with a count of 0 is never drawn: no target may be one, and its score stays as it
+    began. counts, key, bias: see `OutputLayer`.
     """
 
     default_power = 1.0
@@ -104,6 +105,7 @@ class SampledLayer(OutputLayer):
         return self._reduced(self._losses(*self._scores_of(hidden, drawn), drawn), reduction, hidden)
 
     def score_cost(self, batch_size=1):
+        batch_size = whole(f"losses.{type(self).__name__}.score_cost: batch_size", batch_size)
         noise = self.k if self.shared is None else self.shared / batch_size
         return ScoreCost(1 + noise, self.vocab_size)
 
@@ -166,4 +168,6 @@ class SampledLayer(OutputLayer):
             raise ValueError(f"{name} drawn without replacement cannot be handed in: give key= instead")
         if noise.shape != (shape := self._noise_shape(batch_size)):
             raise ValueError(f"{name} must have shape {list(shape)}, got {list(noise.shape)}")
+        if self._some_are_never_drawn and not read((self.sampler.probs[noise] > 0).all()):
+            raise ValueError(f"{name} holds a word with q(w) = 0, which is never drawn: log q(w) = −∞")
         return noise

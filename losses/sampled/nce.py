@@ -2,9 +2,9 @@
 
 A softmax is a distribution because its sum over all V words is divided by. Gutmann and Hyvärinen ("Noise-contrastive
 estimation: a new estimation principle for unnormalized statistical models", AISTATS 2010) learn one without the sum:
-hide a word of the text among k words of noise and let the model tell which is which. It can do that best only if its
-scores are log-probabilities. Mnih and Teh ("A Fast and Simple Algorithm for Training Neural Probabilistic Language
-Models", ICML 2012) do so for words.
+hide a word of the text among k words of noise (one in 2010, k in their paper of JMLR 2012) and let the model tell which
+is which. It can do that best only if its scores are log-probabilities. Mnih and Teh ("A Fast and Simple Algorithm for
+Training Neural Probabilistic Language Models", ICML 2012) do so for words.
 
     h   the context: d numbers                           B       examples in a batch; V words in the vocabulary
     t   the target, the right word; n₁ … n_k the noise   q(w)    probability of drawing w as noise
@@ -15,29 +15,33 @@ The question.
     (1)  One of k + 1 words is from the text, the others are noise. A word w among them is from the text with the
          probability  P(data | w) = P / (P + k q(w)):  each word of the text comes with k of noise.
     (2)  The model puts P̃ for P. Its odds are P̃ / (k q), whose logarithm is  Δ_w = s_w − log(k q(w)):  it answers
-         P̃ / (P̃ + k q) = σ(Δ_w). For k = 1 text and noise may change places: Δ is then −Δ.
+         P̃ / (P̃ + k q) = σ(Δ_w). For k = 1 text and noise may change places, P̃ and q: Δ only changes its sign.
 
 The loss.
     (3)  L = −log σ(Δ_t) − Σ_j log σ(−Δ_{n_j}) = softplus(−Δ_t) + Σ_j softplus(Δ_{n_j}):  that of negative sampling, at
-         scores shifted by log(k q). (As a ratio (2) is ∞/∞ for large s; Δ needs no exponential.) On average over t ~ P
+         scores lowered by log(k q). (As a ratio (2) is ∞/∞ for large s; Δ needs no exponential.) On average over t ~ P
          and the noise:  E L = −E_P[log σ(Δ_w)] − k E_q[log σ(−Δ_w)],  whose k is the slide's N. A draw that happens to
          be t stays: without these, w would be noise k q(w) (1 − P) times, and s_w = log P − log(1 − P).
     (4)  ∂L/∂s_t = σ(Δ_t) − 1   and   ∂L/∂s_{n_j} = σ(Δ_{n_j}),  for log(k q) doesn't depend on the model.
 
 What it learns.
     (5)  On average ∂L/∂s_w is  P (σ(Δ_w) − 1) + k q σ(Δ_w) = k q / (P̃ + k q) · (P̃ − P),  for σ(Δ) = P̃ / (P̃ + k q).
-         With q > 0 it is zero only where P̃ = P:  s_w = log P(w | h), for any noise and any k, if scores are free.
+         With q > 0 it is zero only where P̃ = P:  s_w = log P(w | h), for any noise and any k, if scores are free. (A
+         word that never comes after h has log 0: its score falls for ever. One with q = 0 is never noise, and never
+         falls.)
     (6)  Without log k in Δ all scores become log P − log k: Z = 1/k, and harmless once they are normalised. With log k,
-         but with the noise's mean for its sum, they become log P + log k. Without log q they are negative sampling's.
-    (7)  The softmax doesn't see a number c added to all scores of a context. NCE does: at s_w = log P + c (5) is
-         k q P (e^c − 1) / (e^c P + k q), not zero. So the model must be able to have Z(h) = 1 in every context. Gutmann
-         and Hyvärinen learn what is missing, Δ = s − c_h − log(k q), which is zero again at c_h = c; but language has
-         too many contexts. The slide: "P = P̃ / e^{c_h} (set c_h = 0)". (Mnih and Teh write P̃ e^{c_h}, the other sign
-         and the same 0.) Trained so, scores that can't have it everywhere come near: `log_z(hidden)` says how near.
+         but with the noise's mean for its sum, they become log P + log k. Without log q they become log P − log q, and
+         without either negative sampling's, log P − log(k q).
+    (7)  The softmax doesn't see a number c added to all scores of a context. NCE does: at s_w = log P + c (5) is k q P
+         (e^c − 1) / (e^c P + k q), not zero. So the model must be able to have Z(h) = 1 in every context. Gutmann and
+         Hyvärinen learn the number that is missing; one for each context, with Δ = s − c_h − log(k q), makes (5) zero
+         again at c_h = c, but language has too many contexts. The slide: "P = P̃ / e^{c_h} (set c_h = 0)". (Mnih and
+         Teh write P̃ e^{c_h}, the other sign and the same 0.) Trained so, scores that can't have it everywhere come
+         near: `log_z(hidden)` says how near.
     (8)  Bias. Scores near 0 claim Z = V; a bias of −log V makes it 1. With q = 1/V every answer is then 1 / (k + 1), as
-         it should be for want of knowledge. With the bias at 0, V = 10,000 and k = 25, the loss begins at 150, not 4.2,
-         and a word that is seldom drawn is long in coming down: by (4) each draw lowers its bias by at most the
-         learning rate. Without a bias contexts h and −h can't both have Z = 1, for then Z(h) Z(−h) ≥ V².
+         it should be for want of knowledge. With V = 10,000 and k = 25 the loss then begins at 4.2, with the bias at 0
+         at 150; and a word that is seldom drawn is long in coming down, for by (4) a draw's gradient is at most 1.
+         Without a bias contexts h and −h can't both have Z = 1, for then Z(h) Z(−h) ≥ V².
 
 As k grows.
     (9)  The factor k q / (P̃ + k q) in (5) goes to 1, so the gradient to P̃ − P: the softmax's, if Z(h) = 1. What is

@@ -175,9 +175,9 @@ CHAPTER = Chapter(
         Lesson(
             "the loss is log Ẑ − s_t",
             "(2)",
-            """Ẑ is the sum of e^s / count over the noise, and over nothing else: the target is not in it. Log count is
-            subtracted, for a word that is drawn often must count less; it has log N in it, so the sum is not divided
-            by N once more.""",
+            """Ẑ is the sum of e^s / count over the noise, and over nothing else: the target is in it only if it was
+            drawn, and then it stays. Log count is subtracted, for a word that is drawn often must count less; it has
+            log N in it, so the sum is not divided by N once more.""",
             scores,
             loss_is_log_of_the_estimate_less_the_targets_score,
         ),

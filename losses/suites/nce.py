@@ -215,7 +215,8 @@ CHAPTER = Chapter(
             "the loss is that of telling text from noise",
             "(3)",
             """The model answers P̃ / (P̃ + k q) = σ(s − log(k q)): log(k q) is subtracted, from the target's score and
-            from the noise's, and once (the k is in it already). The k logarithms of the noise are summed.""",
+            from the noise's, and once (the k is in it already). The k logarithms of the noise are summed, that of a
+            noise word that happens to be the target, too.""",
             words,
             loss_is_that_of_telling_text_from_noise,
         ),
@@ -286,7 +287,7 @@ CHAPTER = Chapter(
             "the optimum is log P",
             "(5)",
             """Where s_w = log P(w) text and noise pull equally at every word. Without log k the scores become log P −
-            log k, without log q those of negative sampling; with the noise averaged log P + log k.""",
+            log k, without log q log P − log q; with the noise averaged log P + log k.""",
             distributions,
             optimum_is_log_p,
         ),

@@ -93,6 +93,8 @@ def test_a_wrong_file_gets_the_smallest_example_the_step_and_the_lesson(door):
         "",
         "The step it breaks: (1) of losses.sampled.negative",
         " ".join(CHAPTER.lessons[1].lesson.split()),
+        "",
+        f"With it breaks: {'; '.join(f'{CHAPTER.lessons[i].step} {CHAPTER.lessons[i].name}' for i in (2, 7, 9))}",
     ]
 
 
@@ -103,7 +105,7 @@ def test_k_ignored_is_found_with_two_columns_that_stand_for_one_word(door):
     assert out[at + 3 : at + 6] == ["    target = [0.0]", "    noise = [[0.0, 0.0]]", "    k = 1"]
 
 
-def test_the_suite_stops_at_the_first_thing_that_does_not_hold(door):
+def test_the_first_thing_that_does_not_hold_is_told_in_full_and_the_others_by_name(door):
     _, out, _ = door(RIGHT.replace("return loss, -σ(-target_scores), ", "return loss, σ(target_scores), "))
     assert [line[2] for line in out if line[2:3] in ("✓", "✗")] == ["✓"] * 4 + ["✗"]
     assert "  ✗  (3) the target's gradient is σ(s_t) − 1" in out

@@ -259,6 +259,14 @@ def test_step_6_without_log_q_it_is_negative_sampling(example, k):
     assert all((f == e).all() for f, e in zip(found, negative_sampling(target, noise, k=k)))
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_step_6_without_log_q_alone_scores_become_log_p_less_log_q(k):
+    without = lambda target, noise, *, log_kq_target, log_kq_noise: nce(
+        target, noise, log_kq_target=0.0 * log_kq_target + math.log(k), log_kq_noise=0.0 * log_kq_noise + math.log(k)
+    )
+    assert abs(mean_gradient(without, P, Q, k, np.log(P) - np.log(Q))).max() < 1e-14
+
+
 @pytest.mark.parametrize("shared", [None, 3])
 def test_step_6_with_uniform_noise_and_k_equal_to_v_the_layers_are_negative_sampling(shared):
     """k q(w) = 1 for every word, so its logarithm is 0."""

@@ -99,14 +99,14 @@ def test_years_are_read_where_they_stand():
 # ---- Hard Negative Mining: "the top n", and one ŷ -------------------------------------------------------------------
 
 
-def test_hard_negatives_are_n_losses_of_the_slide_added_up():
+def test_hard_ones_are_n_losses_of_the_slide_added_up():
     right, wrong = np.array([1.0]), np.array([[1.5, 0.75, -3.0]])
     slide = [max(0.0, 1 + s - 1.0) for s in wrong[0]]
     assert slide == [1.5, 0.75, 0.0]
     assert where_tensors_are_made(margin_loss)(right, wrong)[0].tolist() == [sum(slide)]
 
 
-def test_hard_negatives_must_be_wrong():
+def test_hard_ones_must_be_wrong():
     """With ŷ = y the slide's formula is 1 for all scores, and no training lowers it."""
     for score in (-5.0, 0.0, 5.0):
         loss, g_target, g_negative = where_tensors_are_made(margin_loss)(np.array([score]), np.array([[score]]))
