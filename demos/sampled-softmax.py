@@ -18,16 +18,18 @@ contexts of d = 32 numbers:
     h ~ N(0, I),     P*(w | h) = softmax(W* h + log Zipf)_w,     W*_w ~ N(0, (1.5² / d) I)                     (1)
 
 so that P* is neither flat nor certain; its entropy is printed. A student is a layer of losses/, W h + b, which can say
-exactly what the teacher says. All begin alike (W small; b such that each word is as likely as it is frequent), hear the
-same contexts and words in the same order, sampled losses with noise of the same keys, and learn by Adagrad with a rate
-that falls to zero. Each tries the same three rates, and the run that ends best counts. How far it is from the truth is
-no estimate: it is a sum over all words, here averaged over contexts that nobody learned from,
+exactly what the teacher says (but for NCE, which wants Z(h) = 1 as well, and W h + b − log Z(h) is no W h + b). All
+begin alike (W small; b such that each word is as likely as it is frequent), hear the same contexts and words in the
+same order, sampled losses with noise of the same keys, and learn by Adagrad with a rate that falls to zero. Each tries
+the same three rates, and the run that ends best counts. How far it is from the truth is no estimate: it is a sum over
+all words, here averaged over contexts that nobody learned from,
 
     KL(P* ‖ P̂) = Σ_w P*(w | h) (log P*(w | h) − log P̂(w | h)), in nats.                                      (2)
 
-With N examples and n free parameters nobody can expect less than about n / 2N (half a nat a parameter, over the
-examples: the theory of maximum likelihood, for N large). This stands beside the KL of runs of a quarter, a half and all
-of the updates: where the full softmax follows it down, it is the examples that are wanting, not the learning.
+In the long run, with n free parameters, the KL of the best estimate from N examples is n / 2N (half a nat a parameter,
+over the examples: maximum likelihood, N large). This stands beside the KL of runs of a quarter, a half and all of the
+updates. With few examples a student, who begins well, is below it; in the end the full softmax can only follow it, and
+where it does it has levelled off: what is wanting is examples, not learning.
 
 The table says of each student its KL, with each rate, and the best as a multiple of the full softmax's; log Z(h) of its
 scores; how often the word that it finds likeliest is the word that is said (all there is to say of the margin loss);
@@ -38,8 +40,8 @@ thing, as the numbers say: layers with a bias for each word differ in what the b
 noise is drawn from q ∝ count^½ (--power for another than ½).
 
 By default V = 1,000; --full has 10,000 words and 2 million examples. With Ctrl-C the students that are done are shown.
-In out/sampled-softmax/: kl.png (KL over updates, and over seconds), log-z.png and results.json. TIMES, --quick under
-ten seconds.
+In out/sampled-softmax/: kl.png (KL over updates, and over seconds), log-z.png and results.json. Takes a minute and a
+half, --full about an hour (how long is said when it begins), --quick under ten seconds.
 
 To predict before running; `predict` in results.json has the answers:
     1.  Of 1,000 words a batch of 128 looks at its targets and at 64 words of noise. How many times the KL of the full
@@ -420,7 +422,7 @@ def ratio(taught: dict[str, dict], name: str, other: str) -> float | None:
 
 
 def floor(size: Size, updates: int) -> float:
-    """What the best of estimators is left with after so many updates: half the free parameters over the examples."""
+    """What the best of estimators is left with, in the long run: half the free parameters over the examples."""
     return (size.vocab_size - 1) * (DIM + 1) / (2 * updates * BATCH)
 
 

@@ -6,7 +6,7 @@ from _shared.curves import apart, curves, intervals
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytestmark = [pytest.mark.device, pytest.mark.cpu]
+pytestmark = pytest.mark.cpu
 
 PANELS = [{"title": "the same updates", "xlabel": "updates", "ylabel": "KL"}, {"title": "the same time", "xlabel": "s"}]
 

@@ -13,13 +13,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from _shared.errors import DemoError
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import losses
 import minigrad as mg
 
-pytestmark = pytest.mark.device
+pytestmark = [pytest.mark.consistency, pytest.mark.ranking]
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "demos" / "sampled-softmax.py"
@@ -87,6 +87,8 @@ def test_it_says_each_word_as_often_as_p_has_it(vocab_size):
     st.lists(st.floats(0, 100), min_size=1, max_size=9).filter(lambda weights: sum(weights) > 1e-3),
     st.one_of(st.floats(0, 1, exclude_max=True), st.just(1 - 2**-53)),
 )
+@example([0.0, 1.0], 0.0)
+@example([0.5, 0.5], 0.5)
 def test_what_is_drawn_is_the_first_place_at_which_the_sum_exceeds_its_part(weights, u):
     sums = list(accumulate(weights))
     wanted = next((i for i, s in enumerate(sums) if s > u * sums[-1]), len(weights) - 1)
@@ -128,8 +130,9 @@ def test_the_same_seed_gives_the_same_lesson_and_another_seed_another():
 
 
 def test_the_exam_has_contexts_that_nobody_learned_from():
-    _, lesson, exam = of_seed()
+    _, lesson, exam = of_seed(size=SMALL._replace(updates=2 * demo.PIECE))
     learned = {tuple(h) for first in (0, demo.PIECE) for h in cpu(lesson.contexts(first)).reshape(-1, DIM).tolist()}
+    assert len(learned) == 2 * demo.PIECE * BATCH  # nor does one come twice in the lesson
     assert not learned & {tuple(h) for h in cpu(exam.hidden).tolist()}
 
 
