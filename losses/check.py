@@ -100,7 +100,8 @@ def _answers_in_arrays(function: Callable) -> Callable:
             if "must be Tensor, not numpy" in str(error):
                 raise CannotCheck(f"{WANTED}: {str(error).splitlines()[0]}") from error
             raise
-        if any(type(a).__module__.split(".")[0] == "torch" for a in (found if isinstance(found, tuple | list) else [found])):
+        parts = found if isinstance(found, tuple | list) else [found]
+        if any(type(part).__module__.split(".")[0] == "torch" for part in parts):
             raise CannotCheck(f"{WANTED}; it returned tensors of PyTorch")
         return found
 

@@ -188,7 +188,8 @@ def _shape(gradient_at: Callable, s: type_of_array, gradient: type_of_array) -> 
     xp, v = xp_of(s), len(s)
     directions = xp.eye(v)[:-1] - 1.0 / v  # (V − 1, V)
     change = xp.stack([gradient_at(s + STEP * direction) - gradient for direction in directions]) / STEP
-    curvatures = xp.linalg.eigvalsh(directions @ change.T + change @ directions.T) / 2.0  # as many of each sign as ∂²E L
+    both = directions @ change.T
+    curvatures = xp.linalg.eigvalsh((both + both.T) / 2.0)  # as many of each sign as the second derivatives have
     down, up = (bool(read(some.any())) for some in (curvatures < -FLAT, curvatures > FLAT))
     if down and up:
         return "saddle"

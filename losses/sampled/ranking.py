@@ -60,8 +60,8 @@ Hits: noise words that are the target.
 Towards the softmax.
     (8)  Σ_j e^{a_{n_j}} = (1/k) Σ_j e^{s_{n_j}} / q(n_j) goes to Z = Σ_w e^{s_w} as k grows, and e^{a_t} to zero. So
          L − log(k q(t)) goes to log Z − s_t, the exact loss, and the gradient, added up for each word, to p_w −
-         1[w = t], p_w = e^{s_w} / Z. With r_w = p_w / q(w) and ρ = Σ_v p_v r_v the mean loss, given t, is off by (r_t − (ρ − 1) / 2) / k,
-         and the mean gradient by
+         1[w = t] with p_w = e^{s_w} / Z. With r_w = p_w / q(w) and ρ = Σ_v p_v r_v the mean loss, given t, is off by
+         (r_t − (ρ − 1) / 2) / k, and the mean gradient by
             (p_w (ρ − r_w − r_t) + 1[w = t] r_t) / k;   its variance is   Σ_v p_v r_v (1[v = w] − p_w)² / k,
          all but for terms in 1/k². On average over t ~ p the gradient is off by nothing, which is (5) again.
 
@@ -130,7 +130,8 @@ class SampledSoftmax(SampledLayer):
     def __init__(self, vocab_size: int, dim: int, *, mask_hits: bool | None = None, **options):
         super().__init__(vocab_size, dim, **options)
         if not isinstance(mask_hits, bool | None):
-            raise TypeError(f"losses.{type(self).__name__}: mask_hits must be True, False or None, got {mask_hits!r:.60}")
+            name = f"losses.{type(self).__name__}"
+            raise TypeError(f"{name}: mask_hits must be True, False or None, got {mask_hits!r:.60}")
         self.mask_hits = not self.sampler.replacement if mask_hits is None else mask_hits
 
     def _losses(self, target_scores, noise_scores, drawn):
@@ -143,7 +144,7 @@ class SampledSoftmax(SampledLayer):
 
 # In PyTorch. Traps: log q belongs to the target's score too, or (5) is lost. And who masks hits by `words ==
 # targets[:, None]` masks column 0, the target itself: every loss is infinite. Independent draws need no mask (6). And
-# sparse=True is for SGD, Adagrad and SparseAdam: torch.optim.Adam refuses it.
+# sparse=True is for SGD, Adagrad and SparseAdam; Adam refuses it.
 IN_PYTORCH = """
 import torch
 import torch.nn.functional as F

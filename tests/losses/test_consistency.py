@@ -144,7 +144,10 @@ PLAIN = {  # (name, claim): the draws, and [(word, G)] of scores, target, noise,
     "sampled: no log q": (independent, lambda s, t, n, c, k: softmax(s, t, n, one)),
     "sampled: log q with the wrong sign": (independent, lambda s, t, n, c, k: softmax(s, t, n, lambda w: 1 / c(w))),
     "sampled: a set, each word in it independently": (subsets, lambda s, t, n, c, k: softmax(s, t, n, c, masked=True)),
-    "sampled: distinct words, their overall chances": (one_by_one, lambda s, t, n, c, k: softmax(s, t, n, c, masked=True)),
+    "sampled: distinct words, their overall chances": (
+        one_by_one,
+        lambda s, t, n, c, k: softmax(s, t, n, c, masked=True),
+    ),
     "sampled: distinct words, counts from the tries": (
         until_distinct,
         lambda s, t, n, c, k: softmax(s, t, n, c, masked=True),
@@ -355,7 +358,9 @@ def test_the_chances_of_all_that_can_be_drawn_sum_to_one(law, k):
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
-@pytest.mark.parametrize("law", [law for law in LAWS if law not in (outcomes.tries, outcomes.times)], ids=lambda law: law.__name__)
+@pytest.mark.parametrize(
+    "law", [law for law in LAWS if law not in (outcomes.tries, outcomes.times)], ids=lambda law: law.__name__
+)
 def test_a_word_is_drawn_as_often_as_its_expected_count_says(law, k):
     draw = law(mg.backend.asarray(Q), k)
     there = 1.0 if draw.absent is None else 1.0 - mg.to_cpu(draw.absent)
