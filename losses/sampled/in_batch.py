@@ -146,9 +146,7 @@ class InBatchSoftmax(OutputLayer):
                 f"it is over {self.sampler.vocab_size}"
             )
         if not isinstance(correct, Real) or not 0.0 <= correct <= 1.0:
-            raise ValueError(
-                f"losses.InBatchSoftmax: correct must be a bool or a number from 0 to 1, got {correct!r:.60}"
-            )
+            raise ValueError(f"losses.InBatchSoftmax: correct must be a number from 0 to 1, got {correct!r:.60}")
         if not isinstance(mask_repeats, bool):
             raise TypeError(f"losses.InBatchSoftmax: mask_repeats must be True or False, got {mask_repeats!r:.60}")
         self.correct, self.mask_repeats = float(correct), mask_repeats

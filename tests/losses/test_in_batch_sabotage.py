@@ -232,7 +232,7 @@ def test_every_lesson_lets_the_sound_function_pass_and_has_a_mutant(lesson):
 
 @pytest.mark.parametrize("lesson", LESSONS.values(), ids=lambda lesson: lesson.holds.__name__)
 def test_every_lesson_lets_the_textbooks_way_pass(lesson):
-    assert smallest_failure(lesson, the_textbooks_way, max_examples=200) is None
+    assert smallest_failure(lesson, the_textbooks_way, 300 if "far from" in lesson.name else 30) is None
 
 
 def test_lessons_blame_the_right_step():
