@@ -427,7 +427,7 @@ def test_the_counts_from_the_times_are_those_of_gumbel_top_k(k):
     assert found.keys() == expected.keys() and all(math.isclose(found[s], expected[s], rel_tol=1e-11) for s in found)
     words, log_π = mg.to_cpu(law.words), mg.to_cpu(law.log_counts)
     weight = mg.to_cpu(law.chance)[:, None] * np.exp(-np.take_along_axis(log_π, words, axis=1))
-    assert np.allclose(np.bincount(words.ravel(), weight.ravel(), V), 1.0, rtol=0, atol=1e-9 if k > 1 else 1e-6)
+    assert np.allclose(np.bincount(words.ravel(), weight.ravel(), V), 1.0, rtol=0, atol=1e-8)
 
     _, κ = GumbelTopK(Q).draw(mg.Key(0), (1, k))
     told = mg.to_cpu(GumbelTopK(Q).log_expected_count(np.arange(V)[None], k, κ))[0]

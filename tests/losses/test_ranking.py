@@ -294,6 +294,10 @@ def test_step_6_as_k_grows_the_loss_loses_the_target_from_its_sum():
     assert math.isclose(2 * loss_far - loss, p @ (np.log(1 - p) - np.log(p)), abs_tol=0.02)
     rest = (p / (1 - p)).sum() - p / (1 - p)
     assert np.allclose(2 * mean_far - mean, p * (rest - 1), rtol=0, atol=0.005) and abs(p * (rest - 1)).max() > 0.1
+    even = np.full(3, 1 / 3)
+    assert abs(even * (2 * even / (1 - even) - 1)).max() < 1e-15
+    (_, mean), (_, mean_far) = (without_hits_of_many(even, q, k) for k in (30, 60))
+    assert 0.001 < abs(mean_far).max() < 0.6 * abs(mean).max(), "there it fades"
 
 
 def test_step_6_with_k_2_the_words_t_t_v_come_about_in_three_ways():
