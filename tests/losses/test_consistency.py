@@ -487,7 +487,7 @@ SIGNS = np.array([-1.0, 1.0, 1.0, 1.0, 1.0])
 
 def a_saddle(target, noise, draw):
     """Its mean is Σ_w ± P(w) (s_w − log P(w))²."""
-    off = target - np.log(P)[mg.to_cpu(draw.targets)]
+    off = target - mg.backend.asarray(np.log(P))[draw.targets]
     return mg.backend.asarray(SIGNS)[draw.targets] * off * off + 0.0 * noise.sum(axis=1)
 
 
@@ -507,6 +507,17 @@ def test_a_zero_that_is_no_minimum_is_not_called_consistent(loss, what):
     assert found.consistent == (what == "minimum")
     wrong = f"\nnot consistent: zero to 1e-12, but it is no minimum: {what} for k = 1, {what} for k = 3"
     assert str(found).endswith(wrong if what != "minimum" else "\nconsistent: zero to 1e-12")
+
+
+def test_a_constant_added_to_all_scores_is_no_direction_that_counts():
+    """Least in all differences of scores, greatest in their sum: what is learnt, but for a constant, is P."""
+
+    def loss(target, noise, draw):
+        log_p = mg.backend.asarray(np.log(P))
+        t, n = target - log_p[draw.targets], noise[:, 0] - log_p[draw.noise[:, 0]]
+        return (t - n) * (t - n) - 0.2 * (t + n) * (t + n)
+
+    assert check_consistency(loss, k=1).shapes == {1: "minimum"}
 
 
 def test_what_is_not_zero_has_no_shape():
