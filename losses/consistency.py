@@ -188,12 +188,12 @@ def _shape(gradient_at: Callable, s: type_of_array, gradient: type_of_array) -> 
     xp, v = xp_of(s), len(s)
     directions = xp.eye(v)[:-1] - 1.0 / v  # (V − 1, V)
     change = xp.stack([gradient_at(s + STEP * direction) - gradient for direction in directions]) / STEP
-    both = directions @ change.T
-    curvatures = xp.linalg.eigvalsh((both + both.T) / 2.0)  # as many of each sign as the second derivatives have
-    down, up = (bool(read(some.any())) for some in (curvatures < -FLAT, curvatures > FLAT))
-    if down and up:
+    both = to_cpu(directions @ change.T)  # (V − 1, V − 1), as many of each sign as the second derivatives have
+    curvatures = xp_of(both).linalg.eigvalsh((both + both.T) / 2.0)
+    lowest, highest = float(curvatures.min()), float(curvatures.max())
+    if lowest < -FLAT and highest > FLAT:
         return "saddle"
-    return "flat" if read((abs(curvatures) <= FLAT).any()) else "maximum" if down else "minimum"
+    return "minimum" if lowest > FLAT else "maximum" if highest < -FLAT else "flat"
 
 
 def _population_gradient(name, loss_of_scores, s, draw):
