@@ -150,6 +150,14 @@ def repeats_have_the_score_zero(scores, *, log_q, repeats=None):
     return sound(scores if repeats is None else np.where(repeats, log_q, scores), log_q=log_q)
 
 
+def repeats_have_a_gradient(scores, *, log_q, repeats=None):
+    return sound(scores, log_q=log_q, repeats=repeats)[0], sound(scores, log_q=log_q)[1]
+
+
+def repeats_of_the_column(scores, *, log_q, repeats=None):
+    return sound(scores, log_q=log_q, repeats=None if repeats is None else repeats.T)
+
+
 def the_textbooks_way(scores, *, log_q, repeats=None):
     """Right, if (m + log Σ) − a_ii rounds to the digits of m."""
     a = scores - log_q
@@ -157,14 +165,6 @@ def the_textbooks_way(scores, *, log_q, repeats=None):
     m = a.max(axis=1)
     log_z = m + np.log(np.exp(a - m[:, None]).sum(axis=1))
     return log_z - right, np.exp(a - log_z[:, None]) - np.eye(len(a), dtype=a.dtype)
-
-
-def repeats_have_a_gradient(scores, *, log_q, repeats=None):
-    return sound(scores, log_q=log_q, repeats=repeats)[0], sound(scores, log_q=log_q)[1]
-
-
-def repeats_of_the_column(scores, *, log_q, repeats=None):
-    return sound(scores, log_q=log_q, repeats=None if repeats is None else repeats.T)
 
 
 SHARE, OPTIMUM = "the loss is −log of the diagonal's share in its row", "the optimum is log P + c"
