@@ -12,6 +12,7 @@ a file prints them, and runs the suite on the project's own.
 
 import argparse
 import copy
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -26,8 +27,11 @@ from .suites import Chapter, Lesson, hard, importance, in_batch, nce, negative, 
 CHAPTERS = {page.CHAPTER.name: page.CHAPTER for page in (softmax, importance, ranking, nce, negative, in_batch, hard)}
 
 
+WANTED = "the function is given NumPy's arrays, and must return arrays, or tensors of minigrad"
+
+
 class CannotCheck(Exception):
-    """The suite could not be run: no file, no function of that name."""
+    """The suite could not be run: no file, no function of that name, or one that is not about arrays."""
 
 
 def smallest_failure(lesson: Lesson, function: Callable, max_examples: int = 200) -> tuple[tuple, Exception] | None:
@@ -48,6 +52,8 @@ def smallest_failure(lesson: Lesson, function: Callable, max_examples: int = 200
     def holds(example):
         try:
             lesson.holds(function, *copy.deepcopy(example))  # a copy: the function may write into what it is given
+        except CannotCheck:
+            raise
         except (Exception, SystemExit) as error:
             failures.append((example, error))
             raise
@@ -83,11 +89,31 @@ def load(path: str, chapter: Chapter) -> Callable:
     return function
 
 
+def _answers_in_arrays(function: Callable) -> Callable:
+    """The function, but what only PyTorch can read is refused: its float32 isn't that of arrays."""
+
+    @functools.wraps(function)
+    def asked(*args, **options):
+        try:
+            found = function(*args, **options)
+        except TypeError as error:
+            if "must be Tensor, not numpy" in str(error):
+                raise CannotCheck(f"{WANTED}: {str(error).splitlines()[0]}") from error
+            raise
+        parts = found if isinstance(found, tuple | list) else [found]
+        if any(type(part).__module__.split(".")[0] == "torch" for part in parts):
+            raise CannotCheck(f"{WANTED}; it returned tensors of PyTorch")
+        return found
+
+    return asked
+
+
 def check(chapter: Chapter, function: Callable, max_examples: int = 200, out: Callable = print) -> bool:
     """Runs the suite of `chapter` on `function` and tells of it; True if all holds.
 
     The first lesson that doesn't hold is told in full, the others after it by name.
     """
+    function = _answers_in_arrays(function)
     takes = inspect.signature(function).parameters.values()
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes)
     options = [None] + [parameter.name for parameter in takes]

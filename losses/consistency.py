@@ -16,8 +16,8 @@ vocabulary there are few enough outcomes to add them all up, each by its probabi
     (3)  Each method claims where its minimum lies: at s* = log P + c with any number c (those that normalise), at log P
          (NCE), at log P − log(k q) (negative sampling). All these losses are convex in s, being sums of softplus and
          logsumexp of scores, and of scores. So if ∂E L/∂s is zero there, it is a minimum, and the method is consistent:
-         with enough data, and scores that are free, it finds P. If not, its steps lead away from P, on average, and no
-         amount of data brings them back.
+         with enough data, and scores that are free, it finds P. If not, its steps lead away from the claimed scores, on
+         average, and no amount of data brings them back.
     (4)  Which one of the k + 1 words is the target? If each n_j is drawn from q, independently, and the words w_0 … w_k
          are shuffled, it is w_i with a probability ∝ P(w_i) Π_{j ≠ i} q(w_j) ∝ P(w_i) / q(w_i), the softmax of
          s*_i − log q(w_i). So a loss that is the cross-entropy of this question, all k + 1 words in the softmax, log q
@@ -27,10 +27,15 @@ vocabulary there are few enough outcomes to add them all up, each by its probabi
     (5)  Importance sampling leaves the target out of the denominator. There the mean of a ratio isn't the ratio of the
          means: to first order in 1/k,  ∂E L/∂s_w = −(1/k) (P(w)² / q(w) − P(w) Σ_v P(v)² / q(v)),  which goes to zero.
 
-What a zero does not say. Nothing of variance: k = 1 is as consistent as k = 1,000, and learns far slower. Nothing of a
-finite number of examples. And nothing of whether a model can have these scores: d numbers a word may be too few, and
-NCE wants Σ_w exp s_w = 1 in every context h, which its row at log P + 1.7 fails. What a number that isn't zero does not
-say: how far away the minimum is. Compare it along its row, or down its column.
+What a zero does not say. For a loss of your own not even that it is a minimum: it is zero for −L, where (3) has a
+maximum, and for 0 · L, which is flat. So `check_consistency` takes small steps from there, along e_v − 1/V, and looks
+at how the gradient changes: a minimum near by is what it calls consistent; whether the loss is convex you have to know.
+Nothing of variance: k = 1 is as consistent as k = 1,000, and learns far slower. Nothing of a finite number of examples.
+And nothing of whether a model can have these scores: d numbers a word may be too few, and NCE wants Σ_w exp s_w = 1 in
+every context h, which its row at log P + 1.7 fails.
+What a number that isn't zero does not say: how far away the minimum is, or whether there is one (importance sampling
+has none here up to k = 4, see `importance.py`, (7)). Without log q it is at log(P / q) for every k, though the number
+grows. And `NCE: log k forgotten`, with the greatest of all, is off by log k alone, which normalising removes.
 
     print(consistency.table())                                      # all of them, for several k
     print(check_consistency(lambda target, noise, draw: …))         # one of yours
@@ -52,6 +57,7 @@ from .outcomes import (
     all_outcomes,
     every_word,
     inclusion,
+    times,
     tries,
     unordered,
     with_replacement,
@@ -68,6 +74,8 @@ Q = (0.10, 0.30, 0.15, 0.25, 0.20)
 K = (1, 2, 4, 6)
 C = 1.7  # the c of (3): any number
 ZERO = 1e-12
+STEP = 1e-3  # of a score, to see how the gradient changes
+FLAT = 1e-10  # curvatures up to here may be nothing but rounding
 
 # ---- the population gradient ----------------------------------------------------------------------------------------
 
@@ -90,6 +98,7 @@ class Consistency(NamedTuple):
     P: type_of_array  # (V,), as are all arrays here in main memory
     q: type_of_array  # (V,)
     gradients: dict[int, type_of_array]  # k -> ∂E L/∂s, (V,)
+    shapes: dict[int, str]  # k -> what is there, if it is zero: "minimum", "maximum", "saddle" or "flat"
 
     @property
     def sizes(self) -> dict[int, float]:
@@ -98,8 +107,8 @@ class Consistency(NamedTuple):
 
     @property
     def consistent(self) -> bool:
-        """Whether all of them are zero, to 10⁻¹²."""
-        return bool(self.gradients) and all(size <= ZERO for size in self.sizes.values())
+        """Whether all of them are zero, to 10⁻¹², and there is a minimum there."""
+        return bool(self.gradients) and all(self.shapes.get(k) == "minimum" for k in self.gradients)
 
     def __str__(self):
         of = [("P", self.P), ("q", self.q)]
@@ -107,11 +116,14 @@ class Consistency(NamedTuple):
         lines.append(f"{'k':>8}{'‖∂E L/∂s‖':>11}  ∂E L/∂s, word by word")
         for (k, gradient), size in zip(self.gradients.items(), self.sizes.values(), strict=True):
             lines.append(f"{k:>8}{_size(size):>11}" + "".join(f"{round(x, 4) + 0.0:9.4f}" for x in gradient.tolist()))
-        zero = [str(k) for k, size in self.sizes.items() if size <= ZERO]
-        verdict = "consistent: zero to 1e-12" if self.consistent else "not consistent: not zero to 1e-12"
-        return "\n".join(
-            [*lines, verdict + (f", but for k = {', '.join(zero)}" if zero and not self.consistent else "")]
-        )
+        if wrong := [f"{what} for k = {k}" for k, what in self.shapes.items() if what != "minimum"]:
+            verdict = f"not consistent: zero to 1e-12, but it is no minimum: {', '.join(wrong)}"
+        elif self.consistent:
+            verdict = "consistent: zero to 1e-12"
+        else:
+            zero = f", but for k = {', '.join(map(str, self.shapes))}" if self.shapes else ""
+            verdict = f"not consistent: not zero to 1e-12{zero}"
+        return "\n".join([*lines, verdict])
 
 
 def check_consistency(
@@ -129,7 +141,8 @@ def check_consistency(
     tensor computed by minigrad's functions, or (loss, G_target (N,), G_noise (N, m)), as our pure functions have it,
     of tensors or arrays. (A function of arrays takes `target_scores.data`.) It may use all that `draw` says.
     P, q: (V,), positive, each sums to one. optimum: scores (V,), or a function (P, q, k) -> (V,); None for log P.
-    draws: what can be drawn, one of the functions above or one like them.
+    draws: what can be drawn, one of `losses.outcomes`: with_replacement (unless given), without_replacement, tries,
+    times, inclusion, … or a function like them, (q, k) -> Noise.
     """
     name = "losses.check_consistency"
     if not callable(loss_of_scores):
@@ -139,18 +152,51 @@ def check_consistency(
     p, q = _distribution(f"{name}: P", P), _distribution(f"{name}: q", q)
     if len(p) != len(q):
         raise ValueError(f"{name}: P and q must be of the same words, got {len(p)} and {len(q)}")
-    ks = [whole(f"{name}: k", each) for each in (k if isinstance(k, Sequence) else (k,))]
+    if not callable(draws):
+        raise TypeError(f"{name}: draws must be a function (q, k) -> Noise, as those of losses.outcomes, got {draws!r}")
+    gradients, shapes = {}, {}
+    for each in _several(f"{name}: k", k):
+        s, draw = _claimed(name, optimum, p, q, each), all_outcomes(p, q, each, draws)
+        gradient = _population_gradient(name, loss_of_scores, s, draw)
+        gradients[each] = to_cpu(gradient)
+        if math.hypot(*gradients[each].tolist()) <= ZERO:
+            shapes[each] = _shape(lambda s, draw=draw: _population_gradient(name, loss_of_scores, s, draw), s, gradient)
+    return Consistency(to_cpu(p), to_cpu(q), gradients, shapes)
+
+
+def _several(what: str, k: Any) -> tuple[int, ...]:
+    ks = tuple(whole(what, each) for each in (k if isinstance(k, Sequence) else (k,)))
     if not ks:
-        raise ValueError(f"{name}: k must be a number of noise words, or several, got none")
-    gradients = {each: _population_gradient(name, loss_of_scores, p, q, each, optimum, draws) for each in ks}
-    return Consistency(to_cpu(p), to_cpu(q), gradients)
+        raise ValueError(f"{what} must be a number of noise words, or several, got none")
+    return ks
 
 
-def _population_gradient(name, loss_of_scores, p, q, k, optimum, draws):
-    draw = all_outcomes(p, q, k, draws)
-    s = asarray((optimum or log_p)(p, q, k) if optimum is None or callable(optimum) else optimum, "float64")
+def _claimed(name: str, optimum: Any, p: type_of_array, q: type_of_array, k: int) -> type_of_array:
+    """The scores at which a loss claims to be least, (V,)."""
+    try:
+        s = log_p(p, q, k) if optimum is None else optimum(p, q, k) if callable(optimum) else optimum
+        s = asarray(s.data if isinstance(s, mg.Tensor) else s, "float64")
+    except TypeError as error:
+        raise TypeError(f"{name}: optimum must be scores (V,) or a function (P, q, k) -> (V,): {error}") from error
     if s.shape != p.shape:
         raise ValueError(f"{name}: optimum must be scores of shape ({len(p)},), got {list(s.shape)}")
+    return s
+
+
+def _shape(gradient_at: Callable, s: type_of_array, gradient: type_of_array) -> str:
+    """What a zero is, by the second derivatives along e_v − 1/V, v < V: all directions but that of a constant."""
+    xp, v = xp_of(s), len(s)
+    directions = xp.eye(v)[:-1] - 1.0 / v  # (V − 1, V)
+    change = xp.stack([gradient_at(s + STEP * direction) - gradient for direction in directions]) / STEP
+    both = to_cpu(directions @ change.T)  # (V − 1, V − 1), as many of each sign as the second derivatives have
+    curvatures = xp_of(both).linalg.eigvalsh((both + both.T) / 2.0)
+    lowest, highest = float(curvatures.min()), float(curvatures.max())
+    if lowest < -FLAT and highest > FLAT:
+        return "saddle"
+    return "minimum" if lowest > FLAT else "maximum" if highest < -FLAT else "flat"
+
+
+def _population_gradient(name, loss_of_scores, s, draw):
     target_scores, noise_scores = mg.param(s[draw.targets]), mg.param(s[draw.noise])
     found = loss_of_scores(target_scores, noise_scores, draw)
     loss, *G = found if isinstance(found, tuple | list) else (found,)
@@ -168,13 +214,16 @@ def _population_gradient(name, loss_of_scores, p, q, k, optimum, draws):
                 "by minigrad's functions, or return (loss, G_target, G_noise)"
             )
         G = mg.grad(loss.sum(), [target_scores, noise_scores])
+        if any(g is None for g in G):
+            lost = "noise_scores" if G[1] is None else "target_scores"
+            raise TypeError(f"{name}: the loss doesn't depend on {lost}: was it taken out by .data?")
     g_target, g_noise = (asarray(a.data if isinstance(a, mg.Tensor) else a) for a in G)
-    xp, v = xp_of(draw.chance), len(p)
+    xp, v = xp_of(draw.chance), len(s)
     gradient = xp.bincount(draw.targets, draw.chance * g_target, v)  # (2)
     gradient = gradient + xp.bincount(draw.noise.ravel(), (draw.chance[:, None] * g_noise).ravel(), v)
     if not read(xp.isfinite(gradient).all()):
-        raise FloatingPointError(f"{name}: the gradient for k = {k} holds NaN or infinities")
-    return to_cpu(gradient)
+        raise FloatingPointError(f"{name}: the gradient for k = {draw.k} holds NaN or infinities")
+    return gradient
 
 
 def _distribution(what: str, probs: Any) -> type_of_array:
@@ -269,10 +318,10 @@ def _importance(target, noise, draw):
 def estimators() -> Iterator[Estimator]:
     """The methods of this part, with what practice makes of them, right and wrong."""
     always, never, alone = lambda k, v: True, lambda k, v: False, lambda k, v: k == 1
-    alone_or_all = lambda k, v: k in (1, v)  # all V words, each with the count 1: the full softmax
+    alone_or_all, all_words = lambda k, v: k in (1, v), lambda k, v: k == v  # count 1 for each: the full softmax
     hits, out = lambda draw: draw.hits, lambda draw: draw.hits | draw.absent
     plus_c, at_p, shifted = ("log P + c", log_p_plus_c), ("log P", log_p), ("log P − log kq", log_p_minus_log_kq)
-    iid = with_replacement
+    iid, distinct = with_replacement, _softmax(left_out=hits)
     full = lambda target, noise, draw: mg.logsumexp(noise, axis=1) - target
     binary = lambda target, noise, draw: negative_sampling_loss(target, noise)
     for row in [
@@ -284,8 +333,9 @@ def estimators() -> Iterator[Estimator]:
         ("sampled: no log q", _softmax(None), *plus_c, iid, never),
         ("sampled: log q with the wrong sign", _softmax("wrong sign"), *plus_c, iid, never),
         ("sampled: a set, each word in it independently", _softmax(left_out=out), *plus_c, inclusion, always),
-        ("sampled: distinct words, exact counts", _softmax(left_out=hits), *plus_c, without_replacement, alone_or_all),
-        ("sampled: distinct words, counts from the tries", _softmax(left_out=hits), *plus_c, tries, alone),
+        ("sampled: distinct words, their overall chances", distinct, *plus_c, without_replacement, alone_or_all),
+        ("sampled: distinct words, counts from the tries", distinct, *plus_c, tries, alone),
+        ("sampled: distinct words, counts from the times", distinct, *plus_c, times, all_words),
         ("in-batch softmax", _in_batch(), *plus_c, unordered, always),
         ("in-batch: repeats left out", _in_batch(masked=True), *plus_c, unordered, alone),
         ("in-batch: no log q", _in_batch(0.0), *plus_c, unordered, never),
@@ -327,10 +377,10 @@ def table(*, P: Any = P, q: Any = Q, k: int | Sequence[int] = K) -> Table:
     """`check_consistency` of all `estimators`."""
     name = "losses.consistency.table"
     probs = [to_cpu(_distribution(f"{name}: {which}", given)) for which, given in (("P", P), ("q", q))]
-    ks, rows = tuple(k) if isinstance(k, Sequence) else (k,), []
+    ks, rows = _several(f"{name}: k", k), []
     for estimator in estimators():
         possible = [each for each in ks if estimator.draws not in DISTINCT or each <= len(probs[0])]
-        found = Consistency(*probs, {})
+        found = Consistency(*probs, {}, {})
         if possible:
             found = check_consistency(
                 estimator.loss_of_scores, P=P, q=q, k=possible, optimum=estimator.optimum, draws=estimator.draws

@@ -10,7 +10,7 @@ N = M V outcomes, each a target and its noise. Cost: V^k draws with replacement,
 
 import math
 from collections.abc import Callable
-from itertools import combinations_with_replacement, permutations, product
+from itertools import combinations, combinations_with_replacement, permutations, product
 from typing import Any, NamedTuple
 
 from minigrad.backend import asarray, to_cpu, type_of_array, xp_of
@@ -107,6 +107,27 @@ def tries(q: type_of_array, k: int) -> Noise:
     return Noise(asarray(words), asarray(chance), log_counts)
 
 
+def times(q: type_of_array, k: int) -> Noise:
+    """As `samplers.GumbelTopK` and `Unique(exact=True)`: the k words that arrive first, w at a time of the rate q(w).
+
+    The counts are log(1 − e^{−q τ}), τ the time of the next arrival, for k = V never. Each step of an eighth in log τ
+    is a draw: the trapezoidal rule, right to 10⁻¹² and better for what is as smooth as this.
+    """
+    xp, v = xp_of(q), len(q)
+    sets = list(combinations(range(v), k)) if k <= v else _distinct("times", q, k)
+    if k == v:
+        return Noise(asarray(sets), xp.ones(1), xp.zeros(v))
+    log_τ = xp.arange(-22.0, math.log(40.0 / float(to_cpu(q).min())), 0.125)  # e^−40 and e^{−22 (k + 1)} are as nothing
+    _few_enough("times", q, k, len(sets) * len(log_τ))
+    log_π = xp.log(-xp.expm1(-q * xp.exp(log_τ)[:, None]))  # (T, V): to have come by τ
+    inside = asarray([[w in kind for w in range(v)] for kind in sets])[:, None]  # (n, 1, V)
+    rate = xp.where(inside, 0.0, q).sum(axis=2)  # (n, 1): of the next one
+    log_chance = xp.where(inside, log_π, -q * xp.exp(log_τ)[:, None]).sum(axis=2) + xp.log(rate) + log_τ  # (n, T)
+    kept = log_chance > -60.0
+    words = xp.broadcast_to(asarray(sets)[:, None], (*kept.shape, k))[kept]
+    return Noise(words, 0.125 * xp.exp(log_chance[kept]), xp.broadcast_to(log_π, (*kept.shape, v))[kept])
+
+
 def inclusion(q: type_of_array, k: int) -> Noise:
     """A set: each word is in it or not, independently, with the chance π = 1 − (1 − q)^k. Column w is word w."""
     xp, v = xp_of(q), len(q)
@@ -123,7 +144,7 @@ def every_word(q: type_of_array, k: int) -> Noise:
     return Noise(xp.arange(len(q))[None], xp.ones(1), xp.zeros(len(q)))
 
 
-DISTINCT = (without_replacement, tries)  # for k up to V
+DISTINCT = (without_replacement, tries, times)  # for k up to V
 
 
 def all_outcomes(p: type_of_array, q: type_of_array, k: int, draws: Callable = with_replacement) -> Draw:

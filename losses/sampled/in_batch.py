@@ -4,11 +4,11 @@ A mini-batch has B contexts h_i with their right words t_i. To score each contex
 product of matrices, (B, d) by (d, B): B − 1 noise words for every example, and none has to be drawn or gathered. It is
 the slide's mini-batch based negative sampling, "select the same negative samples for each minibatch", taken to its end,
 and how most retrieval models are trained: there a word is an item, and W_w what a second network makes of it. The price
-is that nobody chooses q: noise occurs as often as it is right.
+is that nobody chooses q: a word is noise as often as it is right.
 
     h_i, t_i  context and right word of example i        q(w)  how often w is right: Σ_h P(h) P(w | h)
     s_ij      the score of t_j for h_i, W_{t_j} · h_i    a_ij  s_ij − log q(t_j)
-              + b_{t_j}                                  B     examples in a batch; V words in the vocabulary
+              + b_{t_j}; d numbers in h_i                B     examples in a batch; V words in the vocabulary
 
 The loss.
     (1)  If the pairs (h, t) of a batch are drawn independently, the other t_j are to example i independent draws from q
@@ -23,12 +23,12 @@ The loss.
 What it learns.
     (4)  By (5) of `ranking.py` the mean gradient is zero at  s*_w = log P(w | h) + c(h),  for every B ≥ 2 and every c.
          A batch of one has nothing to compare: L = 0, G = 0, whatever the scores are.
-    (5)  Subtract α log q, where α = 1 is right, and it is at  s* = log P(w | h) − (1 − α) log q(w) + c(h).  Without the
-         correction, α = 0, that is log(P / q), the pointwise mutual information: popularity is divided out (which may
-         be what one wants). With the wrong sign, α = −1, it is divided out twice (TensorFlow Recommenders 0.4.0 had
+    (5)  Subtract β log q, where β = 1 is right, and it is at  s* = log P(w | h) − (1 − β) log q(w) + c(h).  Without the
+         correction, β = 0, that is log(P / q), the pointwise mutual information: popularity is divided out (which may
+         be what one wants). With the wrong sign, β = −1, it is divided out twice (TensorFlow Recommenders 0.4.0 had
          that sign; its issue 219). How far that is from P,
-            KL(P ‖ softmax(s*)) = log Σ_w P q^{α−1} − (α − 1) Σ_w P log q,
-         is a convex function of α, and 0 at α = 1. So the wrong sign is at least twice as far off as no correction,
+            KL(P ‖ softmax(s*)) = log Σ_w P q^{β−1} − (β − 1) Σ_w P log q,
+         is a convex function of β, and 0 at β = 1. So the wrong sign is at least twice as far off as no correction,
          whatever P and q are (and if q is uniform, all three are right).
     (6)  If another example has the same right word, t_j = t_i, libraries like to leave column j out of row i, lest the
          right word be called wrong. By (6) of `ranking.py` it must stay: it is a draw like any other, and its gradient
@@ -43,6 +43,9 @@ Where nobody has counted: q from the stream of targets itself, after Yi et al.'s
             Var[m / u] · q² = (1 − q) α / (2 − α) · (1 + (1 − α)ⁿ) / (1 − (1 − α)ⁿ).
          With small α it begins as (1 − q) / n, and it ends at (1 − q) α / (2 − α): for α = 0.01 a rare word's estimate
          wavers by 7 percent, and what was seen 100 occurrences ago has faded to 37 percent of its weight.
+         What is subtracted is log q = −log(m / u), and logarithms bend: it is too large on average, by about half that
+         variance. So of a rare word, with a small α, by about 1/2n at the n-th occurrence; by 0.58 (Euler's constant)
+         at the first.
     (9)  In a batch a word may occur several times. An occurrence that r others follow has the weight α (1 − α)^r, so
          the batch at once is   m ← m + Σ α (1 − α)^r (gap − m),   the m on the right being the old one.
          (The paper's clock counts batches, ours counts targets. By batches one would estimate the chance of a word to
@@ -52,6 +55,7 @@ Cost per example: one row of W, 3 B d multiply-adds at the speed of a matrix pro
 """
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import minigrad as mg
@@ -92,11 +96,15 @@ def in_batch_softmax(scores: Any, *, log_q: Any, repeats: Any = None) -> tuple[A
     """Loss (2) and gradient (3): scores (B, B), of the target j for the context i -> loss (B,), G (B, B).
 
     log_q (B,): of the targets; but for a constant, so 0.0 is no correction. repeats: None, to keep all (6), or booleans
-    (B, B), false on the diagonal: what is left out of each row.
+    (B, B): what is left out of each row, but for the right word, which stays whatever the diagonal says.
     """
+    b = len(array_of(scores))
+    if scores.shape != (b, b) or getattr(log_q, "shape", ()) not in ((), (b,)):  # log q (B, 1) would cancel
+        came = f"scores {list(scores.shape)}, log_q {list(getattr(log_q, 'shape', ()))}"
+        raise ValueError(f"losses.in_batch_softmax: scores must have shape (B, B), log_q (B,), got {came}")
     a = scores - log_q  # (B, B): log q of the word in column j
     if repeats is not None:
-        a = mg.where(repeats, MASKED, a)  # (6)
+        a = mg.where(repeats & ~xp_of(array_of(a)).eye(b, dtype=bool), MASKED, a)  # (6)
     return softmax_cross_entropy(a, _diagonal(a))  # (2), (3)
 
 
@@ -109,9 +117,10 @@ in_batch_softmax_loss = of_scores(in_batch_softmax)
 class InBatchSoftmax(OutputLayer):
     """In-batch negatives over `vocab_size` words for contexts of `dim` numbers.
 
-    counts: how often each word is a target, for q; Zipf's law if none are given. Or `sampler`, anything whose
-    `log_prob(ids)` is log q but for a constant: one of `losses.samplers`, or a `StreamingUnigram`. correct: subtract
-    log q (5). mask_repeats: leave out the other examples that have the same target (6). key, bias: see `OutputLayer`.
+    counts: how often each word is a target, for q; Zipf's law if none are given. Or `sampler`, then q is what it says:
+    anything with a `vocab_size` and a `log_prob(ids)` that is log q but for a constant, one of `losses.samplers` or a
+    `StreamingUnigram`. correct: whether log q is subtracted, or the β of (5), from 0 to 1. mask_repeats: leave out the
+    other examples that have the same target (6). key, bias: see `OutputLayer`.
     """
 
     def __init__(
@@ -122,20 +131,27 @@ class InBatchSoftmax(OutputLayer):
         counts: Any = None,
         key: mg.Key,
         sampler: Sampler | Any = None,
-        correct: bool = True,
+        correct: bool | float = True,
         mask_repeats: bool = False,
         bias: bool = True,
     ):
         super().__init__(vocab_size, dim, counts=counts, key=key, bias=bias)
         self.sampler = Unigram(self.counts, 1.0, "cdf") if sampler is None else sampler
+        if isinstance(sampler, type) or not all(hasattr(self.sampler, name) for name in ("vocab_size", "log_prob")):
+            came = f"the class {sampler.__name__}" if isinstance(sampler, type) else type(sampler).__name__
+            raise TypeError(f"losses.InBatchSoftmax: sampler must have a vocab_size and a log_prob(ids), got {came}")
         if self.sampler.vocab_size != vocab_size:
             raise ValueError(
                 f"losses.InBatchSoftmax: the sampler must be over the layer's {vocab_size} words, "
                 f"it is over {self.sampler.vocab_size}"
             )
-        self.correct, self.mask_repeats = bool(correct), bool(mask_repeats)
+        if not isinstance(correct, Real) or not 0.0 <= correct <= 1.0:
+            raise ValueError(f"losses.InBatchSoftmax: correct must be a number from 0 to 1, got {correct!r:.60}")
+        if not isinstance(mask_repeats, bool):
+            raise TypeError(f"losses.InBatchSoftmax: mask_repeats must be True or False, got {mask_repeats!r:.60}")
+        self.correct, self.mask_repeats = float(correct), mask_repeats
         probs = getattr(self.sampler, "probs", None)
-        self._some_are_never_right = self.correct and probs is not None and not read((probs > 0).all())
+        self._some_are_never_right = self.correct > 0 and probs is not None and not read((probs > 0).all())
 
     def loss(self, hidden, targets, *, key=None, reduction="mean"):
         """The loss for hidden (B, d) and targets (B,): a scalar, or (B,) with reduction="none". Needs no key.
@@ -144,10 +160,10 @@ class InBatchSoftmax(OutputLayer):
         """
         hidden, targets = self._for_loss(hidden, targets)
         scores = self._shared_scores(hidden, targets)  # (B, B)
-        log_q = self.sampler.log_prob(targets).astype(self.weight.dtype) if self.correct else 0.0  # (B,)
-        repeats = None
-        if self.mask_repeats:
-            repeats = (targets == targets[:, None]) & ~xp_of(targets).eye(len(targets), dtype=bool)  # (B, B)
+        log_q = 0.0
+        if self.correct:
+            log_q = (self.correct * self.sampler.log_prob(targets)).astype(self.weight.dtype)  # (B,), (5)
+        repeats = targets == targets[:, None] if self.mask_repeats else None  # (B, B)
         return self._reduced(in_batch_softmax_loss(scores, log_q=log_q, repeats=repeats), reduction, hidden)
 
     def score_cost(self, batch_size=1):
@@ -175,10 +191,10 @@ class StreamingUnigram:
 
     def __init__(self, vocab_size: int, alpha: float = 0.01):
         self.vocab_size = whole("losses.StreamingUnigram: vocab_size", vocab_size)
-        if not isinstance(alpha, int | float) or not 0.0 < alpha < 1.0:
+        if not isinstance(alpha, Real) or not 0.0 < alpha < 1.0:
             raise ValueError(f"losses.StreamingUnigram: alpha must lie between 0 and 1, got {alpha!r}")
         xp = backend.xp()
-        self.alpha, self.seen = alpha, 0  # how many targets so far: the clock
+        self.alpha, self.seen = float(alpha), 0  # how many targets so far: the clock
         self.last = xp.zeros(self.vocab_size)  # when each word was seen last; whole numbers, exact up to 2⁵³
         self.gap, self.total = xp.zeros(self.vocab_size), xp.zeros(self.vocab_size)  # m and u of (8)
 
@@ -227,7 +243,7 @@ class StreamingUnigram:
 
 
 # In PyTorch. Traps: log q belongs to the column. `[:, None]` takes one number off a whole row, which cancels: no error,
-# no correction. And a sign: it is subtracted.
+# no correction. And a sign: it is subtracted. sparse=True is for SGD, Adagrad and SparseAdam; Adam refuses it.
 IN_PYTORCH = """
 import torch
 import torch.nn.functional as F
@@ -236,6 +252,6 @@ out = torch.nn.Embedding(V, d, sparse=True)               # rows of W; sparse: o
 
 scores = hidden @ out(targets).T                          # (B, B): context i, target j
 a = scores - log_q[targets][None, :]                      # of column j
-loss = F.cross_entropy(a, torch.arange(len(targets)), reduction="none")
+loss = F.cross_entropy(a, torch.arange(len(targets), device=targets.device), reduction="none")
 loss.mean().backward()
 """

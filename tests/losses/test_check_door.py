@@ -159,6 +159,45 @@ def test_a_function_that_writes_into_its_scores_is_shown_the_scores_it_was_given
     assert out[out.index("The smallest example that shows it:") + 2] == "    noise = [[0.0]]"
 
 
+# ---- it is about PyTorch's tensors --------------------------------------------------------------------------------
+
+TORCH = """
+import torch
+
+
+def negative_sampling(target_scores, noise_scores):
+    target, noise = TAKEN
+    loss = torch.nn.functional.softplus(-target) + torch.nn.functional.softplus(noise).sum(dim=1)
+    return loss, torch.sigmoid(target) - 1, torch.sigmoid(noise)
+"""
+WANTED = "the function is given NumPy's arrays, and must return arrays, or tensors of minigrad"
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    "taken, said",
+    [
+        ("target_scores, noise_scores", "must be Tensor, not numpy.ndarray"),
+        ("torch.as_tensor(target_scores), torch.as_tensor(noise_scores)", "it returned tensors of PyTorch"),
+    ],
+    ids=["does not read arrays", "returns tensors"],
+)
+def test_a_function_of_pytorch_is_told_that_arrays_are_wanted(door, taken, said):
+    pytest.importorskip("torch")
+    status, out, err = door(TORCH.replace("TAKEN", taken))
+    assert status == 2 and len(err) == 1 and WANTED in err[0] and said in err[0]
+    assert not any("✗" in line for line in out)
+
+
+@pytest.mark.oracle
+def test_a_function_of_pytorch_that_takes_and_returns_arrays_passes(door):
+    pytest.importorskip("torch")
+    takes = TORCH.replace("TAKEN", "torch.as_tensor(target_scores), torch.as_tensor(noise_scores)")
+    takes = takes.replace("return loss, torch", "return loss.numpy(), torch").replace("- 1,", "- 1).numpy(),")
+    takes = takes.replace("torch.sigmoid(target)", "(torch.sigmoid(target)").replace("(noise)\n", "(noise).numpy()\n")
+    assert door(takes)[0] == 0
+
+
 # ---- it cannot be run ---------------------------------------------------------------------------------------------
 
 

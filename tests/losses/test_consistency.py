@@ -114,6 +114,20 @@ def until_distinct(k):
             yield chance, noise, lambda w, n=tries: 1 - (1 - Q[w]) ** n
 
 
+def first_to_come(k, step=0.1):
+    """w comes at a time of the rate q(w): by the time τ of the (k + 1)-th, a sum over log τ."""
+    if k == V:
+        yield 1.0, range(V), one
+        return
+    for i in range(round(30 / step)):
+        τ = math.exp(-23 + i * step)
+        π = [1 - math.exp(-q * τ) if q * τ > 1e-5 else q * τ * (1 - q * τ / 2) for q in Q]
+        for noise in itertools.combinations(range(V), k):
+            rest = [w for w in range(V) if w not in noise]
+            in_time = math.prod(π[w] for w in noise) * math.prod(math.exp(-Q[w] * τ) for w in rest)
+            yield in_time * sum(Q[w] for w in rest) * τ * step, noise, lambda w, π=π: π[w]
+
+
 def one(w):
     return 1.0
 
@@ -130,9 +144,16 @@ PLAIN = {  # (name, claim): the draws, and [(word, G)] of scores, target, noise,
     "sampled: no log q": (independent, lambda s, t, n, c, k: softmax(s, t, n, one)),
     "sampled: log q with the wrong sign": (independent, lambda s, t, n, c, k: softmax(s, t, n, lambda w: 1 / c(w))),
     "sampled: a set, each word in it independently": (subsets, lambda s, t, n, c, k: softmax(s, t, n, c, masked=True)),
-    "sampled: distinct words, exact counts": (one_by_one, lambda s, t, n, c, k: softmax(s, t, n, c, masked=True)),
+    "sampled: distinct words, their overall chances": (
+        one_by_one,
+        lambda s, t, n, c, k: softmax(s, t, n, c, masked=True),
+    ),
     "sampled: distinct words, counts from the tries": (
         until_distinct,
+        lambda s, t, n, c, k: softmax(s, t, n, c, masked=True),
+    ),
+    "sampled: distinct words, counts from the times": (
+        first_to_come,
         lambda s, t, n, c, k: softmax(s, t, n, c, masked=True),
     ),
     "in-batch softmax": (independent, lambda s, t, n, c, k: softmax(s, t, n, lambda w: Q[w])),
@@ -171,7 +192,9 @@ def test_each_row_of_the_table_is_what_plain_python_adds_up(estimator):
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=NAMES)
 def test_it_is_zero_to_1e_12_where_theory_says_so_and_nowhere_else(estimator):
-    sizes = checked(estimator, possible(estimator)).sizes
+    found = checked(estimator, possible(estimator))
+    sizes = found.sizes
+    assert found.shapes == {k: "minimum" for k in sizes if estimator.zero(k, V)}
     assert all(size <= 1e-12 for k, size in sizes.items() if estimator.zero(k, V))
     assert all(size > 0.005 for k, size in sizes.items() if not estimator.zero(k, V))
 
@@ -277,7 +300,9 @@ def test_step_4_with_an_even_q_there_is_nothing_to_take_off():
 
 
 def test_step_4_all_words_once_with_count_one_are_the_full_softmax():
-    assert checked(called("sampled: distinct words, exact counts"), V).consistent
+    for name in ("their overall chances", "counts from the times"):
+        assert checked(called(f"sampled: distinct words, {name}"), V).consistent
+    assert checked(called("sampled: distinct words, counts from the tries"), V).sizes[V] > 0.07, "its counts are not 1"
 
 
 # ---- (5) ------------------------------------------------------------------------------------------------------------
@@ -293,7 +318,9 @@ def test_step_5_the_bias_of_importance_sampling_is_first_order_in_one_over_k():
 
 
 def test_step_5_with_q_equal_to_p_it_is_exact():
-    assert checked(called("importance sampling"), (1, 2, 4), q=P).consistent
+    row = called("importance sampling")
+    assert checked(row, (2, 4), q=P).consistent
+    assert checked(row, 1, q=P).shapes == {1: "flat"}, "with k = 1 it is a difference of two scores, a straight line"
 
 
 def test_step_5_the_others_that_have_log_q_in_part_go_to_zero_and_those_without_do_not():
@@ -316,6 +343,7 @@ LAWS = [
     outcomes.unordered,
     outcomes.without_replacement,
     outcomes.tries,
+    outcomes.times,
     outcomes.inclusion,
     outcomes.every_word,
 ]
@@ -330,7 +358,9 @@ def test_the_chances_of_all_that_can_be_drawn_sum_to_one(law, k):
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
-@pytest.mark.parametrize("law", [law for law in LAWS if law is not outcomes.tries], ids=lambda law: law.__name__)
+@pytest.mark.parametrize(
+    "law", [law for law in LAWS if law not in (outcomes.tries, outcomes.times)], ids=lambda law: law.__name__
+)
 def test_a_word_is_drawn_as_often_as_its_expected_count_says(law, k):
     draw = law(mg.backend.asarray(Q), k)
     there = 1.0 if draw.absent is None else 1.0 - mg.to_cpu(draw.absent)
@@ -381,6 +411,32 @@ def test_the_laws_are_those_of_the_samplers():
     within_6_sigma(counted(mg.to_cpu(GumbelTopK(Q).sample(mg.Key(1), (n, 2)))), chance, n)
 
 
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_counts_from_the_times_are_those_of_gumbel_top_k(k):
+    """And so are the chances of the sets; what its counts say on average of 1[w in S] / count is 1, exactly."""
+    q = mg.backend.asarray(Q)
+    law, one_by_one = outcomes.times(q, k), outcomes.without_replacement(q, k)
+
+    def by_set(noise):
+        chance = {}
+        for words, p in zip(np.sort(mg.to_cpu(noise.words)).tolist(), mg.to_cpu(noise.chance).tolist()):
+            chance[tuple(words)] = chance.get(tuple(words), 0.0) + p
+        return chance
+
+    found, expected = by_set(law), by_set(one_by_one)
+    assert found.keys() == expected.keys() and all(math.isclose(found[s], expected[s], rel_tol=1e-11) for s in found)
+    words, log_π = mg.to_cpu(law.words), mg.to_cpu(law.log_counts)
+    weight = mg.to_cpu(law.chance)[:, None] * np.exp(-np.take_along_axis(log_π, words, axis=1))
+    assert np.allclose(np.bincount(words.ravel(), weight.ravel(), V), 1.0, rtol=0, atol=1e-8)
+
+    _, κ = GumbelTopK(Q).draw(mg.Key(0), (1, k))
+    told = mg.to_cpu(GumbelTopK(Q).log_expected_count(np.arange(V)[None], k, κ))[0]
+    rate = -np.log1p(-np.exp(told))  # q τ, in both
+    assert np.allclose(rate / rate.sum(), Q, rtol=1e-9)
+    rates = -np.log1p(-np.exp(log_π[log_π.max(axis=1) < -1e-3]))
+    assert np.allclose(rates / rates.sum(axis=1, keepdims=True), Q, rtol=1e-6)
+
+
 def test_the_counts_from_the_tries_are_those_that_the_sampler_tells():
     law = outcomes.tries(mg.backend.asarray(Q), 3)
     first = law.log_counts[0]  # three tries for three words
@@ -426,6 +482,85 @@ def test_the_optimum_is_log_p_unless_another_is_claimed():
     assert not check_consistency(loss, optimum=log_p_minus_log_kq).consistent
 
 
+SIGNS = np.array([-1.0, 1.0, 1.0, 1.0, 1.0])
+
+
+def a_saddle(target, noise, draw):
+    """Its mean is Σ_w ± P(w) (s_w − log P(w))²."""
+    off = target - mg.backend.asarray(np.log(P))[draw.targets]
+    return mg.backend.asarray(SIGNS)[draw.targets] * off * off + 0.0 * noise.sum(axis=1)
+
+
+@pytest.mark.parametrize(
+    "loss, what",
+    [
+        (composed, "minimum"),
+        (lambda t, n, draw: -composed(t, n, draw), "maximum"),
+        (lambda t, n, draw: 0.0 * composed(t, n, draw), "flat"),
+        (a_saddle, "saddle"),
+    ],
+    ids=["minimum", "maximum", "flat", "saddle"],
+)
+def test_a_zero_that_is_no_minimum_is_not_called_consistent(loss, what):
+    found = check_consistency(loss, k=(1, 3))
+    assert max(found.sizes.values()) < 1e-12 and found.shapes == {1: what, 3: what}
+    assert found.consistent == (what == "minimum")
+    wrong = f"\nnot consistent: zero to 1e-12, but it is no minimum: {what} for k = 1, {what} for k = 3"
+    assert str(found).endswith(wrong if what != "minimum" else "\nconsistent: zero to 1e-12")
+
+
+def test_a_constant_added_to_all_scores_is_no_direction_that_counts():
+    """Least in all differences of scores, greatest in their sum: what is learnt, but for a constant, is P."""
+
+    def loss(target, noise, draw):
+        log_p = mg.backend.asarray(np.log(P))
+        t, n = target - log_p[draw.targets], noise[:, 0] - log_p[draw.noise[:, 0]]
+        return (t - n) * (t - n) - 0.2 * (t + n) * (t + n)
+
+    assert check_consistency(loss, k=1).shapes == {1: "minimum"}
+
+
+def test_what_is_not_zero_has_no_shape():
+    assert check_consistency(composed, k=2, optimum=np.zeros(V)).shapes == {}
+
+
+# ---- what a number that isn't zero does not say ---------------------------------------------------------------------
+
+
+def off(p, s):
+    """KL(p ‖ softmax(s))."""
+    return (p * (np.log(p) - s + np.log(np.exp(s).sum()))).sum()
+
+
+def test_without_log_q_the_minimum_is_one_for_every_k_though_the_number_grows():
+    row, p, q = called("sampled: no log q"), np.array(P), np.array(Q)
+    assert checked(row, K, optimum=np.log(p / q)).consistent
+    assert off(p, np.log(p / q)) > 0.09
+    sizes = list(checked(row, K).sizes.values())
+    assert sizes == sorted(sizes) and sizes[-1] > 2 * sizes[0]
+
+
+def test_nce_that_forgets_log_k_has_the_greatest_number_and_is_off_by_log_k_alone():
+    sizes = {e.name: checked(e, 6).sizes[6] for e in ESTIMATORS if 6 in possible(e)}
+    assert max(sizes, key=sizes.get) == "NCE: log k forgotten"
+    for k in (2, 6):
+        s = np.log(P) - math.log(k)
+        assert checked(called("NCE: log k forgotten"), k, optimum=s).consistent
+        assert off(np.array(P), s) < 1e-12
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_importance_sampling_has_no_minimum_here_up_to_k_4(k):
+    """Where 1 − (1 − q(T))^k < P(T) raising the scores of the words T lowers the loss without end."""
+    sets = [T for size in range(1, V) for T in itertools.combinations(range(V), size)]
+    slope = {T: 1 - (1 - sum(Q[w] for w in T)) ** k - sum(P[w] for w in T) for T in sets}
+    T = min(slope, key=slope.get)
+    far = np.log(P) + 30.0 * np.isin(np.arange(V), T)
+    assert slope[T] < -0.05
+    found = checked(called("importance sampling"), k, optimum=far).gradients[k]
+    assert math.isclose(sum(found[list(T)]), slope[T], rel_tol=1e-6)
+
+
 def test_a_loss_that_looks_at_the_first_noise_word_only_is_seen():
     cut = lambda t, n, draw: with_gradients(t, n[:, :1], draw._replace(log_count_noise=draw.log_count_noise[:, :1]))
 
@@ -455,7 +590,7 @@ def test_the_table_prints_a_row_an_estimator_and_a_dash_where_distinct_words_run
     lines = str(table).splitlines()
     assert lines[1] == "P = 0.40, 0.25, 0.20, 0.10, 0.05" and lines[2] == "q = 0.10, 0.30, 0.15, 0.25, 0.20"
     assert len(lines) == 4 + len(ESTIMATORS)
-    row = next(line for line in lines if "exact counts" in line)
+    row = next(line for line in lines if "their overall chances" in line)
     assert row.split()[-3:] == ["0", "–", "zero"]
     assert [e.name for e, _ in table.rows] == [e.name for e in ESTIMATORS]
     assert next(line for line in lines if line.startswith("NCE")).split() == ["NCE", "log", "P", "0", "0", "zero"]
@@ -497,6 +632,10 @@ def test_the_table_has_each_name_once():
         ({"loss_of_scores": lambda t, n, draw: (t, n, t)}, ValueError, r"got \[25\], \[25, 1\], \[25\]$"),
         ({"loss_of_scores": lambda t, n, draw: t.data}, TypeError, "losses without their history"),
         ({"loss_of_scores": lambda t, n, draw: t.detach()}, TypeError, "losses without their history"),
+        ({"loss_of_scores": lambda t, n, draw: -t}, TypeError, "doesn't depend on noise_scores: was it taken out by"),
+        ({"loss_of_scores": lambda t, n, draw: n.sum(axis=1)}, TypeError, "the loss doesn't depend on target_scores"),
+        ({"draws": "tries"}, TypeError, r"draws must be a function \(q, k\) -> Noise, .* got 'tries'"),
+        ({"optimum": np.log}, TypeError, r"optimum must be scores \(V,\) or a function \(P, q, k\) -> \(V,\): "),
         ({"loss_of_scores": lambda t, n, draw: (t, math.nan * t, n)}, FloatingPointError, "k = 1 holds NaN"),
     ],
 )
@@ -504,6 +643,11 @@ def test_what_cannot_be_checked_is_refused(options, error, message):
     given = {"loss_of_scores": composed, "k": 1, **options}
     with pytest.raises(error, match=f"losses.check_consistency: .*{message}"):
         check_consistency(given.pop("loss_of_scores"), **given)
+
+
+def test_a_table_of_no_k_is_refused():
+    with pytest.raises(ValueError, match=r"losses.consistency.table: k must be a number of noise words, or several"):
+        consistency.table(k=[])
 
 
 UNEVEN = [0.5 - 1e-6, 0.5 - 1e-6, 1e-6, 1e-6]
@@ -517,6 +661,8 @@ UNEVEN = [0.5 - 1e-6, 0.5 - 1e-6, 1e-6, 1e-6]
         ("without_replacement", [0.1] * 10, 7, "10 words and k = 7 have too many outcomes"),
         ("without_replacement", Q, 6, "6 distinct words cannot be drawn from 5"),
         ("tries", Q, 6, "6 distinct words cannot be drawn from 5"),
+        ("times", Q, 6, "6 distinct words cannot be drawn from 5"),
+        ("times", [0.05] * 20, 9, "20 words and k = 9 have too many outcomes"),
         ("tries", UNEVEN, 3, "4 words and k = 3 have too many outcomes"),
         ("inclusion", [0.05] * 20, 1, "20 words and k = 1 have too many outcomes"),
     ],

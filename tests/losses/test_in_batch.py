@@ -137,22 +137,22 @@ def test_step_4_alone_an_example_has_no_loss_and_no_gradient():
 # ---- (5), (6): the correction and the repeats, as functions of scores -----------------------------------------------
 
 
-def mean_gradient(s, p, q, batch_size, α=1.0, mask_repeats=False):
+def mean_gradient(s, p, q, batch_size, β=1.0, mask_repeats=False):
     """For each word: of the examples i of a batch, t_i ~ p and the others ~ q, every batch by its chance."""
     mean = np.zeros(len(p))
     for targets in map(np.array, itertools.product(range(len(p)), repeat=batch_size)):
         again = (targets == targets[:, None]) & ~np.eye(batch_size, dtype=bool) & mask_repeats
-        _, g = there(np.tile(s[targets], (batch_size, 1)), log_q=α * np.log(q)[targets], repeats=again)
+        _, g = there(np.tile(s[targets], (batch_size, 1)), log_q=β * np.log(q)[targets], repeats=again)
         np.add.at(mean, targets, q[targets].prod() * (p / q)[targets] @ g)
     return mean
 
 
-@pytest.mark.parametrize("α", [1.0, 0.0, -1.0, 0.5, 2.0])
+@pytest.mark.parametrize("β", [1.0, 0.0, -1.0, 0.5, 2.0])
 @pytest.mark.parametrize("batch_size", [2, 3])
-def test_step_5_with_α_log_q_subtracted_the_optimum_is_log_p_and_what_is_missing_of_log_q(α, batch_size):
-    s = np.log(P) - (1 - α) * np.log(Q) + 0.7
-    assert abs(mean_gradient(s, P, Q, batch_size, α)).max() < 1e-12
-    assert α == 1.0 or abs(mean_gradient(np.log(P), P, Q, batch_size, α)).max() > 0.01
+def test_step_5_with_β_log_q_subtracted_the_optimum_is_log_p_and_what_is_missing_of_log_q(β, batch_size):
+    s = np.log(P) - (1 - β) * np.log(Q) + 0.7
+    assert abs(mean_gradient(s, P, Q, batch_size, β)).max() < 1e-12
+    assert β == 1.0 or abs(mean_gradient(np.log(P), P, Q, batch_size, β)).max() > 0.01
 
 
 def kl(p, s):
@@ -161,21 +161,46 @@ def kl(p, s):
 
 
 @given(distributions(), st.floats(-3, 3))
-def test_step_5_how_far_the_optimum_is_from_p(example, α):
+def test_step_5_how_far_the_optimum_is_from_p(example, β):
     p, q, _ = example
-    formula = math.log((p * q ** (α - 1)).sum()) - (α - 1) * (p * np.log(q)).sum()
-    assert math.isclose(kl(p, np.log(p) - (1 - α) * np.log(q)), formula, rel_tol=1e-9, abs_tol=1e-12)
+    formula = math.log((p * q ** (β - 1)).sum()) - (β - 1) * (p * np.log(q)).sum()
+    assert math.isclose(kl(p, np.log(p) - (1 - β) * np.log(q)), formula, rel_tol=1e-9, abs_tol=1e-12)
 
 
 @given(distributions())
 def test_step_5_the_wrong_sign_is_at_least_twice_as_far_off_as_no_correction_whatever_p_and_q_are(example):
     p, q, _ = example
-    right, none, wrong = (kl(p, np.log(p) - (1 - α) * np.log(q)) for α in (1.0, 0.0, -1.0))
+    right, none, wrong = (kl(p, np.log(p) - (1 - β) * np.log(q)) for β in (1.0, 0.0, -1.0))
     assert abs(right) < 1e-12
     if np.ptp(q) > 0:
         assert wrong >= 2 * none > 1e-6
     else:
         assert abs(none) < 1e-12 and abs(wrong) < 1e-12
+
+
+@pytest.mark.parametrize("β", [0.25, 0.5])
+def test_step_5_a_layer_may_subtract_a_part_of_log_q(β):
+    table = np.log(GIVEN) - (1 - β) * np.log(UNIGRAM)
+    assert abs(mean_gradient_of_pairs(table, 2, correct=β)).max() < 1e-12
+    assert abs(mean_gradient_of_pairs(table, 2)).max() > 0.01
+
+
+@pytest.mark.parametrize("one, other", [(True, 1), (False, 0.0), (True, np.float32(1))])
+def test_step_5_all_of_it_is_true_and_nothing_is_false(one, other):
+    losses = [InBatchSoftmax(4, 2, key=mg.Key(0), correct=β).loss(HIDDEN, TARGETS).item() for β in (one, other)]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("wrong", ["no", -1, 1.5, math.nan, None])
+def test_what_is_subtracted_is_a_part_of_log_q_from_0_to_1(wrong):
+    with pytest.raises(ValueError, match=r"losses\.InBatchSoftmax: correct must be a number from 0 to 1, got"):
+        InBatchSoftmax(4, 2, key=mg.Key(0), correct=wrong)
+
+
+@pytest.mark.parametrize("wrong", ["no", 1, None])
+def test_whether_repeats_are_left_out_is_a_bool(wrong):
+    with pytest.raises(TypeError, match=r"losses\.InBatchSoftmax: mask_repeats must be True or False, got"):
+        InBatchSoftmax(4, 2, key=mg.Key(0), mask_repeats=wrong)
 
 
 class WrongSign(Unigram):
@@ -221,6 +246,18 @@ def test_step_6_a_repeat_stays_unless_the_layer_is_told_to_leave_it_out(mask_rep
     times = 1 if mask_repeats else 2
     expected = [math.log((times * one + two) / one), math.log((2 * one + two) / two)]
     assert np.allclose(found, [expected[0], expected[1], expected[0]], rtol=1e-6)
+
+
+def test_step_6_the_right_word_stays_whatever_the_diagonal_says():
+    scores, repeats = np.arange(9.0).reshape(3, 3), np.eye(3, dtype=bool)
+    found, expected = there(scores, log_q=np.zeros(3), repeats=repeats), there(scores, log_q=np.zeros(3))
+    assert all((a == b).all() for a, b in zip(found, expected))
+
+
+@pytest.mark.parametrize("shape, of_q", [((2, 3), 2), ((2, 3), 3), ((3, 3), (3, 1)), ((3, 3), 2), (3, 3)])
+def test_scores_are_of_each_context_with_each_target_and_log_q_of_each_target(shape, of_q):
+    with pytest.raises(ValueError, match=r"in_batch_softmax: scores must have shape \(B, B\), log_q \(B,\), got"):
+        there(np.zeros(shape), log_q=np.zeros(of_q))
 
 
 # ---- (7), and the layer -------------------------------------------------------------------------------------------
@@ -285,6 +322,19 @@ def test_a_sampler_over_other_words_is_an_error():
         ValueError, match=r"losses\.InBatchSoftmax: the sampler must be over the layer's 4 words, it is"
     ):
         InBatchSoftmax(4, 2, key=mg.Key(0), sampler=Uniform(5))
+
+
+@pytest.mark.parametrize(
+    "wrong, came", [(Uniform, "the class Uniform"), (np.ones(4) / 4, "ndarray"), (len, "builtin_function_or_method")]
+)
+def test_a_sampler_has_a_vocab_size_and_a_log_prob(wrong, came):
+    with pytest.raises(TypeError, match=rf"sampler must have a vocab_size and a log_prob\(ids\), got {came}"):
+        InBatchSoftmax(4, 2, key=mg.Key(0), sampler=wrong)
+
+
+def test_beside_a_sampler_counts_say_nothing_of_q():
+    layer = lambda **options: InBatchSoftmax(4, 2, key=mg.Key(0), sampler=Uniform(4), **options)
+    assert layer(counts=[9, 1, 1, 1]).loss(HIDDEN, TARGETS).item() == layer().loss(HIDDEN, TARGETS).item()
 
 
 def test_cost_is_one_row_a_token_and_all_of_them_at_test():
@@ -368,6 +418,26 @@ def test_step_8_it_begins_as_one_over_n_and_ends_at_seven_percent():
     assert round(0.99**100, 2) == 0.37
 
 
+def too_large(q, n, most=60_000):
+    """E[−log(m / u)] − log q at the n-th occurrence, α small: the time of the n-th, over n, is m / u."""
+    time = np.arange(n, most)  # time − n failures before the n-th success
+    log_ways = np.array([math.lgamma(t) - math.lgamma(n) - math.lgamma(t - n + 1) for t in time.tolist()])
+    chance = np.exp(log_ways + n * math.log(q) + (time - n) * math.log1p(-q))
+    assert math.isclose(chance.sum(), 1.0, rel_tol=1e-6)
+    return -(chance @ np.log(time / n)) - math.log(q)
+
+
+def test_step_8_the_logarithm_is_too_large_by_one_over_2n_and_at_the_first_occurrence_by_eulers_constant():
+    found = {1: too_large(1e-4, 1, most=300_000), 2: too_large(1e-3, 2), 10: too_large(1e-3, 10)}
+    assert round(found[1], 2) == round(np.euler_gamma, 2) == 0.58
+    assert math.isclose(found[2], 1 / 4, rel_tol=0.1) and math.isclose(found[10], 1 / 20, rel_tol=0.02)
+
+
+def test_step_8_that_is_half_the_variance_of_the_estimate():
+    for n in (10, 40):
+        assert math.isclose(too_large(1e-2, n), relative_variance(1e-2, 1e-6, n) / 2, rel_tol=0.02)
+
+
 @pytest.mark.parametrize("batch_size", [1, 16, 256])
 def test_step_8_it_finds_q_to_within_six_standard_deviations(batch_size):
     q, n, α = np.array([0.5, 0.3, 0.15, 0.05]), 4096, 0.01
@@ -414,6 +484,16 @@ def test_ids_that_are_none_are_an_error_and_change_nothing(ask, ids, error):
 def test_alpha_lies_between_zero_and_one(alpha):
     with pytest.raises(ValueError, match=r"losses\.StreamingUnigram: alpha must lie between 0 and 1, got"):
         StreamingUnigram(4, alpha=alpha)
+
+
+@pytest.mark.parametrize("alpha", [np.float32(0.01), np.float64(0.5)])
+def test_alpha_may_be_a_number_of_numpys(alpha):
+    assert StreamingUnigram(4, alpha).alpha == float(alpha)
+
+
+def test_it_holds_24_bytes_a_word():
+    stream = streamed([0, 1], vocab_size=1000)
+    assert sum(a.nbytes for a in vars(stream).values() if hasattr(a, "nbytes")) == 24 * 1000
 
 
 def test_words_that_are_not_in_a_batch_are_left_as_they_are():
@@ -528,3 +608,15 @@ def test_in_pytorch_log_q_that_is_taken_off_rows_corrects_nothing():
         for q, change in ((log_q, lambda lines: lines), (log_q, of_rows), (0 * log_q, lambda lines: lines))
     )
     assert np.allclose(wrong, none, atol=1e-6) and not np.allclose(right, none, atol=1e-2)
+
+
+@pytest.mark.oracle
+def test_in_pytorch_sparse_rows_are_for_sgd_adagrad_and_sparseadam():
+    weight, hidden = mg.param(np.ones((4, 2), "float32")), mg.tensor(np.ones((2, 2), "float32"))
+    out = torchs_lines(weight, hidden, np.array([1, 2]), np.log([0.4, 0.1, 0.2, 0.3]))["out"]
+    torch = pytest.importorskip("torch")
+    for name in ("SGD", "Adagrad", "SparseAdam"):
+        with torch.sparse.check_sparse_tensor_invariants():
+            getattr(torch.optim, name)(out.parameters(), lr=0.1).step()
+    with pytest.raises(RuntimeError, match="does not support sparse gradients"):
+        torch.optim.Adam(out.parameters(), lr=0.1).step()

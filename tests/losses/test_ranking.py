@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
-from losses import FullSoftmax, SampledSoftmax
+from losses import FullSoftmax, SampledSoftmax, check_consistency, consistency
 from losses.check import smallest_failure
 from losses.sampled.ranking import IN_PYTORCH, sampled_softmax, sampled_softmax_loss, sampled_softmax_naive
 from losses.samplers import GumbelTopK, Uniform, Unigram, Unique
@@ -107,6 +107,14 @@ def test_step_3_the_loss_at_minus_1000_is_1000_and_naively_no_number(dtype):
     assert sampled_softmax(target, noise, **zeros)[0].tolist() == [1000.0]
     with np.errstate(all="ignore"):
         assert not np.isfinite(sampled_softmax_naive(mg.tensor(target), mg.tensor(noise), **zeros).numpy()).any()
+
+
+def test_step_3_nothing_of_float32_is_lost_in_scores_that_are_far_from_zero():
+    """log Σ e^a is rounded to its own digits, 6·10⁻⁵ near 1000, unless s_t is subtracted before."""
+    s, log_count = np.array([1000.0, 1000.5, 999.25], "float32"), np.log([0.3, 0.1, 0.2]).astype("float32")
+    loss = there(s[:1], s[None, 1:], log_count_target=log_count[:1], log_count_noise=log_count[1:])[0]
+    a = (s - 1000.0).astype("float64") - log_count
+    assert math.isclose(loss[0], math.log(np.exp(a).sum()) - a[0], rel_tol=3e-7)
 
 
 @fewer
@@ -244,18 +252,55 @@ def test_step_6_with_hits_left_out_and_k_1_nothing_changes(q):
     assert abs(without_hits(P, q, 1)[0]).max() < 1e-12
 
 
-def test_step_6_from_k_2_on_the_mean_gradient_at_log_p_is_not_zero_and_the_less_the_more_hits_there_are():
-    of = {(k, name): without_hits(P, q, k) for k in (2, 3, 4) for name, q in (("few", Q), ("many", P))}
-    by_hits = sorted((hits, abs(mean).max()) for mean, hits in of.values())
-    assert all(size > 0.002 for _, size in by_hits)
-    for k in (2, 3, 4):
-        assert of[k, "many"][1] > of[k, "few"][1], "more hits"
-        assert abs(of[k, "many"][0]).max() > 2 * abs(of[k, "few"][0]).max()
-    for which in ("few", "many"):
-        assert abs(of[2, which][0]).max() < abs(of[3, which][0]).max() < abs(of[4, which][0]).max()
+@pytest.mark.parametrize("q", [Q, P, np.full(4, 0.25)], ids=["another", "that of the targets", "even"])
+def test_step_6_from_k_2_on_the_mean_gradient_at_log_p_is_not_zero_and_here_it_grows_with_k(q):
+    of = [abs(without_hits(P, q, k)[0]).max() for k in (2, 3, 4)]
+    assert 0.002 < of[0] < of[1] < of[2]
 
 
-def test_step_6_the_words_t_t_v_come_about_in_three_ways():
+def test_step_6_it_is_zero_where_p_and_q_both_are_even():
+    even = np.full(4, 0.25)
+    assert all(abs(without_hits(even, even, k)[0]).max() < 1e-15 for k in (2, 3, 4))
+
+
+def test_step_6_the_number_of_hits_does_not_tell_how_far_off_it_is():
+    mostly_one = np.array([0.97, 0.01, 0.01, 0.01])
+    (few, some), (less, many) = (without_hits(P, q, 2) for q in (np.full(4, 0.25), mostly_one))
+    assert many > some and abs(less).max() < abs(few).max()
+
+
+def all_counts(k, q):
+    """Noise (N, k), in one order, and its chance: every way to draw each of three words so often."""
+    counts = np.array([(i, j, k - i - j) for i in range(k + 1) for j in range(k + 1 - i)])
+    log_ways = [math.lgamma(k + 1) - sum(math.lgamma(c + 1) for c in row) for row in counts.tolist()]
+    return np.array([np.repeat([0, 1, 2], row) for row in counts]), np.exp(log_ways + counts @ np.log(q))
+
+
+def without_hits_of_many(p, q, k):
+    """The mean loss less log(k q(t)) and the mean gradient at log P, three words, hits left out."""
+    noise, chance = all_counts(k, q)
+    n = len(noise)
+    targets, noise, chance = np.repeat([0, 1, 2], n), np.tile(noise, (3, 1)), np.repeat(p, n) * np.tile(chance, 3)
+    log_count, hits = np.log(k * q), noise == targets[:, None]
+    of_counts = {"log_count_target": log_count[targets], "log_count_noise": log_count[noise]}
+    loss = there(np.log(p)[targets], np.log(p)[noise], **of_counts, hits=hits)[0]
+    mean = mean_gradient(there, np.log(p), targets, noise, chance, log_count, hits)
+    return chance @ (loss - log_count[targets]), mean
+
+
+def test_step_6_as_k_grows_the_loss_loses_the_target_from_its_sum():
+    p, q = np.array([0.5, 0.3, 0.2]), np.array([0.3, 0.3, 0.4])
+    (loss, mean), (loss_far, mean_far) = (without_hits_of_many(p, q, k) for k in (30, 60))
+    assert math.isclose(2 * loss_far - loss, p @ (np.log(1 - p) - np.log(p)), abs_tol=0.02)
+    rest = (p / (1 - p)).sum() - p / (1 - p)
+    assert np.allclose(2 * mean_far - mean, p * (rest - 1), rtol=0, atol=0.005) and abs(p * (rest - 1)).max() > 0.1
+    even = np.full(3, 1 / 3)
+    assert abs(even * (2 * even / (1 - even) - 1)).max() < 1e-15
+    (_, mean), (_, mean_far) = (without_hits_of_many(even, q, k) for k in (30, 60))
+    assert 0.001 < abs(mean_far).max() < 0.6 * abs(mean).max(), "there it fades"
+
+
+def test_step_6_with_k_2_the_words_t_t_v_come_about_in_three_ways():
     """One with v as the target, and two with t: what (1) says of them is what counting says."""
     p, q = THIRDS[:2], THIRDS[:2][::-1]
     t, v = 0, 1
@@ -263,6 +308,12 @@ def test_step_6_the_words_t_t_v_come_about_in_three_ways():
     of_v, of_t = chances[2, (t, t, v)], chances[0, (t, t, v)] + chances[1, (t, t, v)]
     assert of_v / (of_v + of_t) == (p[v] / q[v]) / (2 * p[t] / q[t] + p[v] / q[v])
     assert of_v / (of_v + of_t) != (p[v] / q[v]) / (p[t] / q[t] + p[v] / q[v]), "as if t stood there once"
+
+
+@pytest.mark.parametrize("wrong", ["no", 1, 0.0])
+def test_whether_hits_are_left_out_is_a_bool(wrong):
+    with pytest.raises(TypeError, match=r"losses\.SampledSoftmax: mask_hits must be True, False or None, got"):
+        SampledSoftmax(9, 2, key=mg.Key(0), k=5, mask_hits=wrong)
 
 
 def test_step_6_and_7_hits_are_kept_of_independent_draws_and_left_out_of_distinct_words():
@@ -377,6 +428,14 @@ def test_step_7_of_distinct_words_log_p_is_not_quite_the_optimum(draws, k):
     assert 0.005 < abs(mean).max() < abs(uncorrected).max() / 3
 
 
+def test_step_7_how_long_the_mean_gradient_is_there_with_the_words_of_consistency():
+    rows = {estimator.name: estimator for estimator in consistency.estimators()}
+    for counts, sizes in (("tries", [0, 0.008, 0.034, 0.076]), ("times", [0.014, 0.017, 0.013, 0])):
+        row = rows[f"sampled: distinct words, counts from the {counts}"]
+        found = check_consistency(row.loss_of_scores, k=(1, 2, 4, 5), optimum=row.optimum, draws=row.draws).sizes
+        assert [round(size, 3) for size in found.values()] == sizes
+
+
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_step_7_of_gumbel_top_k_a_sum_over_all_words_is_estimated_without_bias(k):
     f = np.array([3.0, -1.0, 0.5, 2.0])
@@ -417,10 +476,7 @@ r, ρ = p / q, (p * p / q).sum()
 
 def moments(k, t):
     """Given t: the mean loss; mean and variance of the gradient added up for each word. Over all counts of k draws."""
-    counts = np.array([(i, j, k - i - j) for i in range(k + 1) for j in range(k + 1 - i)])
-    log_ways = [math.lgamma(k + 1) - sum(math.lgamma(c + 1) for c in row) for row in counts.tolist()]
-    chance = np.exp(log_ways + counts @ np.log(q))
-    noise = np.array([np.repeat([0, 1, 2], row) for row in counts])  # (N, k)
+    noise, chance = all_counts(k, q)  # (N, k), (N,)
     of_target = np.full(len(noise), S[t]), np.full(len(noise), math.log(k * q[t]))
     options = {"log_count_target": of_target[1], "log_count_noise": np.log(k * q)[noise]}
     loss, g_target, g_noise = there(of_target[0], S[noise], **options)
@@ -556,3 +612,15 @@ def test_in_pytorch_a_mask_of_words_that_equal_the_target_masks_the_target_itsel
     noise, log_q = np.array([[0], [3]]), np.log(Q)
     theirs = torchs_lines(weight, hidden, np.array([1, 2]), noise, log_q, masked)
     assert theirs["loss"].tolist() == [math.inf, math.inf]
+
+
+@pytest.mark.oracle
+def test_in_pytorch_sparse_rows_are_for_sgd_adagrad_and_sparseadam():
+    weight, hidden = mg.param(np.ones((4, 2), "float32")), mg.tensor(np.ones((2, 2), "float32"))
+    out = torchs_lines(weight, hidden, np.array([1, 2]), np.array([[0], [3]]), np.log(Q))["out"]
+    torch = pytest.importorskip("torch")
+    for name in ("SGD", "Adagrad", "SparseAdam"):
+        with torch.sparse.check_sparse_tensor_invariants():
+            getattr(torch.optim, name)(out.parameters(), lr=0.1).step()
+    with pytest.raises(RuntimeError, match="does not support sparse gradients"):
+        torch.optim.Adam(out.parameters(), lr=0.1).step()
