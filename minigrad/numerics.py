@@ -53,7 +53,7 @@ def logsigmoid(a):
 
 def logsumexp(a, *, axis=-1, keepdims=False):
     """log Σ e^a along an axis (or several) = m + log Σ e^(a − m), with m the maximum: no exponential exceeds 1."""
-    if twin := _twin_of_softmax(a, axis):
+    if twin := twin_of_softmax(a, axis):
         return twin[0].reshape((*a.shape[:-1], 1) if keepdims else a.shape[:-1])
     xp = xp_of(a)
     m = a.max(axis=axis, keepdims=True)
@@ -65,7 +65,7 @@ def logsumexp(a, *, axis=-1, keepdims=False):
 
 def softmax(a, *, axis=-1):
     """e^a / Σ e^a along an axis (or several): numbers of 0 or more that sum to one. Of any shape -> the same shape."""
-    if twin := _twin_of_softmax(a, axis):
+    if twin := twin_of_softmax(a, axis):
         return twin[1].reshape(a.shape)
     return _softmax(a, axis)[0]
 
@@ -87,7 +87,7 @@ def _softmax(a, axis):
     return p, m, total
 
 
-def _twin_of_softmax(a, axis):
+def twin_of_softmax(a, axis):
     """(logsumexp, softmax) of rows by the kernel, if it is right for them: float32, along the last axis, all finite."""
     if axis not in (-1, getattr(a, "ndim", 0) - 1) or a.dtype.char != "f" or not worth_a_kernel(a, a, LEAST):
         return None

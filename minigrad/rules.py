@@ -106,6 +106,13 @@ put = primitive("put", numerics.put, d=[lambda g, y, a, index, shape: pick(g, in
 # fmt: on
 
 
+def logsumexp_and_softmax(a):
+    """Both of the rows of a (n, m): (n,) and (n, m). Of an array of float32 one pass of the kernel does both."""
+    if type(a) is not Tensor and (twin := numerics.twin_of_softmax(a, -1)):
+        return twin
+    return logsumexp(a, axis=-1), softmax(a, axis=-1)
+
+
 # ---- what the rules are made of ----------------------------------------------------------------------------------
 
 

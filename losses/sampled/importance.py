@@ -74,6 +74,7 @@ import minigrad as mg
 from minigrad.arguments import whole
 from minigrad.backend import asarray_like, quiet, to_cpu, type_of_array, xp_of
 from minigrad.ids import note_range
+from minigrad.rules import logsumexp_and_softmax
 
 from ..layer import of_scores
 from ..softmax import full_softmax
@@ -97,7 +98,8 @@ def importance_sampling(target_scores: Any, noise_scores: Any, *, log_count_nois
     batch shares, the logarithm of how often each is to be expected among the noise: log(N q) for independent draws.
     """
     d = noise_scores - target_scores.reshape((-1, 1)) - log_count_noise  # (B, N): a_j − s_t
-    return mg.logsumexp(d, axis=1), 0.0 * target_scores - 1.0, mg.softmax(d, axis=1)  # (2), (3)
+    loss, weights = logsumexp_and_softmax(d)  # (2), (3)
+    return loss, 0.0 * target_scores - 1.0, weights
 
 
 importance_sampling_loss = of_scores(importance_sampling)

@@ -76,6 +76,7 @@ in training, and `log_prob` costs V d.
 from typing import Any
 
 import minigrad as mg
+from minigrad.rules import logsumexp_and_softmax
 
 from ..layer import of_scores
 from .layer import SampledLayer
@@ -107,9 +108,10 @@ def sampled_softmax(
     a_noise = noise_scores - target_scores.reshape((-1, 1)) - log_count_noise  # (B, k): a_n − s_t, see softmax.py, (2)
     if hits is not None:
         a_noise = mg.where(hits, MASKED, a_noise)  # (7)
-    d = mg.logsumexp(a_noise, axis=1) + log_count_target  # (B,), D of (3)
+    log_sum, shares = logsumexp_and_softmax(a_noise)  # (B,), (B, k)
+    d = log_sum + log_count_target  # (B,), D of (3)
     p_noise = mg.sigmoid(d)  # (B,)
-    return mg.softplus(d), -p_noise, p_noise.reshape((-1, 1)) * mg.softmax(a_noise, axis=1)  # (3), (4)
+    return mg.softplus(d), -p_noise, p_noise.reshape((-1, 1)) * shares  # (3), (4)
 
 
 sampled_softmax_loss = of_scores(sampled_softmax)

@@ -228,13 +228,13 @@ def test_operations_of_each_rung(sentence, before):
     word: L (n look-ups, and concat, linear, tanh, matmul, +, cross-entropy, + to the others' loss)
     once: L look-ups for L n of them
     sentence, batch: take, reshape, linear, tanh, the softmax with its loss, sum, however many words
-    negative, rows: nine more, as only some scores are wanted: of the targets, and of the noise
+    negative, rows: two more, for scores of the targets, scores of the noise and their loss stand for the softmax
     """
     words = len(sentence) + 1
     assert operations("word", sentence, before) == 2 * words * (before + 7)
     assert operations("once", sentence, before) == 2 * words * (1 + 7)
     assert operations("sentence", sentence, before) == operations("batch", sentence, before) == 2 * 6
-    assert operations("negative", sentence, before) == operations("rows", sentence, before) == 2 * 15
+    assert operations("negative", sentence, before) == operations("rows", sentence, before) == 2 * 8
 
 
 # ---- arithmetic ---------------------------------------------------------------------------------------------------

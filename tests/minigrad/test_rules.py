@@ -329,6 +329,15 @@ def test_the_kernel_of_softmax_and_logsumexp_is_their_array_code(seed, scale, co
 
 
 @pytest.mark.cpu
+@pytest.mark.parametrize("dtype, columns", [("float32", 3), ("float32", 300), ("float64", 300)])
+def test_logsumexp_and_softmax_at_once_are_those_of_their_own(dtype, columns):
+    a = mg.Key(0).normal((4, columns), dtype)
+    for argument in (a, mg.param(a)):
+        log_sum, p = rules.logsumexp_and_softmax(argument)
+        assert (mg.to_cpu(rules.array_of(log_sum)) == mg.to_cpu(mg.logsumexp(a, axis=1))).all()
+        assert (mg.to_cpu(rules.array_of(p)) == mg.to_cpu(mg.softmax(a, axis=1))).all()
+
+
 def test_the_exponential_of_the_kernel_of_softmax_is_off_by_no_more_than_said_and_then_zero():
     x = np.append(0.0, -np.linspace(0, 80, 20_001)).astype("float32")[None]
     p = mg.softmax(x)[0] / np.float64(mg.softmax(x)[0, 0])
