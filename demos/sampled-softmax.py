@@ -9,7 +9,7 @@ Negative Mining": "not a probabilistic objective".
     python demos/sampled-softmax.py --methods full ranking importance nce
     python demos/sampled-softmax.py --full
 
-First, without any learning, the table of losses/consistency.py: five words, and the mean gradient of each loss at the
+First, without any learning, the table of losses/estimators.py: five words, and the mean gradient of each loss at the
 scores that it claims to find, added up over all that can be drawn. Where it is not zero the loss leads away from there.
 
 Then there is learning. Of what a text teaches nobody knows the truth, so here a teacher makes it up, over V words and
@@ -65,7 +65,7 @@ from threadpoolctl import threadpool_limits
 
 import losses
 import minigrad as mg
-from losses import consistency
+from losses import consistency, estimators
 from minigrad import backend
 from minigrad.backend import read, type_of_array, xp_of
 
@@ -427,7 +427,7 @@ def floor(size: Size, updates: int) -> float:
 
 
 # %% Tables and pictures
-def print_consistency(checked: consistency.Table) -> None:
+def print_consistency(checked: estimators.Table) -> None:
     headers = ["estimator", "claims to find", *(f"k = {k}" for k in checked.k)]
     rows = []
     for estimator, found in checked.rows:
@@ -508,7 +508,7 @@ def main(argv=None) -> None:
     out, key = output_folder(args.out), mg.Key(args.seed)
     names = [name for name in KINDS if name in args.methods]
 
-    checked = consistency.table(k=(1, 2) if args.quick else consistency.K)
+    checked = estimators.table(k=(1, 2) if args.quick else consistency.K)
     print_consistency(checked)
 
     teacher = Teacher(size.vocab_size, DIM, key.fold(0))

@@ -2,10 +2,10 @@
 
 Begin with `layer.py` (what all chapters share), then `softmax.py`, then `sampled/layer.py` and the chapters in the
 order of the slides: `importance.py`, `nce.py`, `negative.py`, `hard.py`; `ranking.py` and `in_batch.py` are what
-practice uses. `consistency.py` puts them side by side: what does each learn?
+practice uses. What does each of them learn? `consistency.py` says how to find out, `estimators.py` has the table.
 """
 
-from . import consistency, samplers
+from . import consistency, estimators, samplers
 from .consistency import check_consistency
 from .sampled.hard import HardNegatives
 from .sampled.importance import ImportanceSampling, effective_sample_size

@@ -37,42 +37,25 @@ What a number that isn't zero does not say: how far away the minimum is, or whet
 has none here up to k = 4, see `importance.py`, (7)). Without log q it is at log(P / q) for every k, though the number
 grows. And `NCE: log k forgotten`, with the greatest of all, is off by log k alone, which normalising removes.
 
-    print(consistency.table())                                      # all of them, for several k
-    print(check_consistency(lambda target, noise, draw: …))         # one of yours
+    print(losses.estimators.table())                                # all of them, for several k
+    print(losses.check_consistency(lambda target, noise, draw: …))  # one of yours
 
 Cost: V^(k+1) outcomes, which is why V is 5.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import minigrad as mg
 from minigrad.arguments import whole
 from minigrad.backend import asarray, read, to_cpu, type_of_array, xp_of
 
-from .outcomes import (
-    DISTINCT,
-    Noise,
-    all_outcomes,
-    every_word,
-    inclusion,
-    times,
-    tries,
-    unordered,
-    with_replacement,
-    without_replacement,
-)
-from .sampled.importance import importance_sampling_loss
-from .sampled.in_batch import in_batch_softmax
-from .sampled.nce import nce_loss
-from .sampled.negative import negative_sampling_loss
-from .sampled.ranking import sampled_softmax_loss
+from .outcomes import Noise, all_outcomes, with_replacement
 
 P = (0.40, 0.25, 0.20, 0.10, 0.05)
 Q = (0.10, 0.30, 0.15, 0.25, 0.20)
 K = (1, 2, 4, 6)
-C = 1.7  # the c of (3): any number
 ZERO = 1e-12
 STEP = 1e-3  # of a score, to see how the gradient changes
 FLAT = 1e-10  # curvatures up to here may be nothing but rounding
@@ -82,14 +65,6 @@ FLAT = 1e-10  # curvatures up to here may be nothing but rounding
 
 def log_p(p: type_of_array, q: type_of_array, k: int) -> type_of_array:
     return xp_of(p).log(p)
-
-
-def log_p_plus_c(p: type_of_array, q: type_of_array, k: int) -> type_of_array:
-    return xp_of(p).log(p) + C
-
-
-def log_p_minus_log_kq(p: type_of_array, q: type_of_array, k: int) -> type_of_array:
-    return xp_of(p).log(p) - xp_of(q).log(k * q)
 
 
 class Consistency(NamedTuple):
@@ -115,7 +90,7 @@ class Consistency(NamedTuple):
         lines = [f"{name:>8}{'':11}" + "".join(f"{x:9.4f}" for x in values.tolist()) for name, values in of]
         lines.append(f"{'k':>8}{'‖∂E L/∂s‖':>11}  ∂E L/∂s, word by word")
         for (k, gradient), size in zip(self.gradients.items(), self.sizes.values(), strict=True):
-            lines.append(f"{k:>8}{_size(size):>11}" + "".join(f"{round(x, 4) + 0.0:9.4f}" for x in gradient.tolist()))
+            lines.append(f"{k:>8}{as_text(size):>11}" + "".join(f"{round(x, 4) + 0.0:9.4f}" for x in gradient.tolist()))
         if wrong := [f"{what} for k = {k}" for k, what in self.shapes.items() if what != "minimum"]:
             verdict = f"not consistent: zero to 1e-12, but it is no minimum: {', '.join(wrong)}"
         elif self.consistent:
@@ -149,13 +124,13 @@ def check_consistency(
         raise TypeError(
             f"{name}: loss_of_scores must be a function of (target_scores, noise_scores, draw), got {loss_of_scores!r}"
         )
-    p, q = _distribution(f"{name}: P", P), _distribution(f"{name}: q", q)
+    p, q = distribution(f"{name}: P", P), distribution(f"{name}: q", q)
     if len(p) != len(q):
         raise ValueError(f"{name}: P and q must be of the same words, got {len(p)} and {len(q)}")
     if not callable(draws):
         raise TypeError(f"{name}: draws must be a function (q, k) -> Noise, as those of losses.outcomes, got {draws!r}")
     gradients, shapes = {}, {}
-    for each in _several(f"{name}: k", k):
+    for each in several(f"{name}: k", k):
         s, draw = _claimed(name, optimum, p, q, each), all_outcomes(p, q, each, draws)
         gradient = _population_gradient(name, loss_of_scores, s, draw)
         gradients[each] = to_cpu(gradient)
@@ -164,7 +139,7 @@ def check_consistency(
     return Consistency(to_cpu(p), to_cpu(q), gradients, shapes)
 
 
-def _several(what: str, k: Any) -> tuple[int, ...]:
+def several(what: str, k: Any) -> tuple[int, ...]:
     ks = tuple(whole(what, each) for each in (k if isinstance(k, Sequence) else (k,)))
     if not ks:
         raise ValueError(f"{what} must be a number of noise words, or several, got none")
@@ -226,7 +201,7 @@ def _population_gradient(name, loss_of_scores, s, draw):
     return gradient
 
 
-def _distribution(what: str, probs: Any) -> type_of_array:
+def distribution(what: str, probs: Any) -> type_of_array:
     try:
         array = asarray(probs.data if isinstance(probs, mg.Tensor) else probs, "float64")
     except (TypeError, ValueError):
@@ -243,147 +218,5 @@ def _distribution(what: str, probs: Any) -> type_of_array:
     return array
 
 
-def _size(size: float) -> str:
+def as_text(size: float) -> str:
     return "0" if size <= ZERO else f"{size:.3f}" if size >= 0.001 else f"{size:.0e}"
-
-
-# ---- all estimators -------------------------------------------------------------------------------------------------
-
-
-class Estimator(NamedTuple):
-    """One way to estimate, the optimum it claims, how its noise is drawn, and whether theory says zero there."""
-
-    name: str
-    loss_of_scores: Callable
-    claim: str
-    optimum: Callable
-    draws: Callable
-    zero: Callable[[int, int], bool]  # k, V -> whether the population gradient is zero there, for P ≠ q, neither even
-
-
-def _softmax(correct: str | None = "both", left_out: Callable = lambda draw: None) -> Callable:
-    """Sampled softmax with log q taken from both, from the noise alone, from nobody (None), or added ("wrong sign")."""
-
-    def loss(target, noise, draw):
-        of_target, of_noise = {
-            "both": (draw.log_count_target, draw.log_count_noise),
-            "noise": (0.0, draw.log_count_noise),
-            None: (0.0, 0.0),
-            "wrong sign": (-draw.log_count_target, -draw.log_count_noise),
-        }[correct]
-        return sampled_softmax_loss(
-            target, noise, log_count_target=of_target, log_count_noise=of_noise, hits=left_out(draw)
-        )
-
-    return loss
-
-
-def _nce(log_k: bool = True, left_out: bool = False) -> Callable:
-    def loss(target, noise, draw):
-        of_target, of_noise = (
-            (draw.log_count_target, draw.log_count_noise) if log_k else (draw.log_q_target, draw.log_q_noise)
-        )
-        if left_out:
-            of_noise = of_noise + 1e30 * draw.hits  # σ(s − 10³⁰) is zero
-        return nce_loss(target, noise, log_kq_target=of_target, log_kq_noise=of_noise, k=draw.k)
-
-    return loss
-
-
-def _in_batch(sign: float = 1.0, masked: bool = False) -> Callable:
-    """The first row of a batch whose first context is h: the k other targets are its noise, q their distribution."""
-
-    def loss(target, noise, draw):
-        xp = xp_of(draw.noise)
-        b = draw.k + 1
-        first = xp.concatenate([target.data[:, None], noise.data], axis=1)  # (N, B)
-        log_q = sign * xp.concatenate([draw.log_q_target[:, None], draw.log_q_noise], axis=1)
-        repeats = xp.concatenate([xp.zeros((len(first), 1), bool), draw.hits & masked], axis=1)
-        scores, again = xp.zeros((b, b)), xp.zeros((b, b), bool)  # the other rows are other contexts
-        rows = []
-        for i in range(len(first)):
-            scores[0], again[0] = first[i], repeats[i]
-            each, G = in_batch_softmax(scores, log_q=log_q[i], repeats=again)
-            rows.append(xp.concatenate([each[:1], G[0]]))
-        rows = xp.stack(rows)
-        return rows[:, 0], rows[:, 1], rows[:, 2:]
-
-    return loss
-
-
-def _importance(target, noise, draw):
-    return importance_sampling_loss(target, noise, log_count_noise=draw.log_count_noise)
-
-
-def estimators() -> Iterator[Estimator]:
-    """The methods of this part, with what practice makes of them, right and wrong."""
-    always, never, alone = lambda k, v: True, lambda k, v: False, lambda k, v: k == 1
-    alone_or_all, all_words = lambda k, v: k in (1, v), lambda k, v: k == v  # count 1 for each: the full softmax
-    hits, out = lambda draw: draw.hits, lambda draw: draw.hits | draw.absent
-    plus_c, at_p, shifted = ("log P + c", log_p_plus_c), ("log P", log_p), ("log P − log kq", log_p_minus_log_kq)
-    iid, distinct = with_replacement, _softmax(left_out=hits)
-    full = lambda target, noise, draw: mg.logsumexp(noise, axis=1) - target
-    binary = lambda target, noise, draw: negative_sampling_loss(target, noise)
-    for row in [
-        ("full softmax", full, *plus_c, every_word, always),
-        ("importance sampling", _importance, *plus_c, iid, never),
-        ("sampled softmax", _softmax(), *plus_c, iid, always),
-        ("sampled: hits left out", _softmax(left_out=hits), *plus_c, iid, alone),
-        ("sampled: log q of the noise alone, hits left out", _softmax("noise", hits), *plus_c, iid, never),
-        ("sampled: no log q", _softmax(None), *plus_c, iid, never),
-        ("sampled: log q with the wrong sign", _softmax("wrong sign"), *plus_c, iid, never),
-        ("sampled: a set, each word in it independently", _softmax(left_out=out), *plus_c, inclusion, always),
-        ("sampled: distinct words, their overall chances", distinct, *plus_c, without_replacement, alone_or_all),
-        ("sampled: distinct words, counts from the tries", distinct, *plus_c, tries, alone),
-        ("sampled: distinct words, counts from the times", distinct, *plus_c, times, all_words),
-        ("in-batch softmax", _in_batch(), *plus_c, unordered, always),
-        ("in-batch: repeats left out", _in_batch(masked=True), *plus_c, unordered, alone),
-        ("in-batch: no log q", _in_batch(0.0), *plus_c, unordered, never),
-        ("in-batch: log q with the wrong sign", _in_batch(-1.0), *plus_c, unordered, never),
-        ("NCE", _nce(), *at_p, iid, always),
-        ("NCE: where Z isn't one", _nce(), *plus_c, iid, never),
-        ("NCE: log k forgotten", _nce(log_k=False), *at_p, iid, alone),
-        ("NCE: hits left out", _nce(left_out=True), *at_p, iid, never),
-        ("negative sampling", binary, *shifted, iid, always),
-        ("negative sampling: taken for log P", binary, *at_p, iid, never),
-    ]:
-        yield Estimator(*row)
-
-
-class Table(NamedTuple):
-    """All estimators, each checked for several k; where there are fewer than k words to draw it is left out."""
-
-    P: Any
-    q: Any
-    k: tuple[int, ...]
-    rows: list[tuple[Estimator, Consistency]]
-
-    def __str__(self):
-        lines = [f"‖∂E L/∂s‖ at the claimed optimum; c = {C}, 0 is below 1e-12"]
-        lines += [f"{name} = {', '.join(f'{x:.2f}' for x in probs)}" for name, probs in (("P", self.P), ("q", self.q))]
-        lines += [f"{'estimator':<50}{'claims':<16}" + "".join(f"{f'k = {k}':>7}" for k in self.k) + "   theory"]
-        for estimator, found in self.rows:
-            cells = [_size(found.sizes[k]) if k in found.sizes else "–" for k in self.k]
-            zero = [str(k) for k in found.sizes if estimator.zero(k, len(self.P))]
-            only = f"zero for k = {', '.join(zero)} only" if zero else "not zero"
-            theory = "" if not found.sizes else "zero" if len(zero) == len(found.sizes) else only
-            lines.append(
-                f"{estimator.name:<50}{estimator.claim:<16}" + "".join(f"{c:>7}" for c in cells) + f"   {theory}"
-            )
-        return "\n".join(lines)
-
-
-def table(*, P: Any = P, q: Any = Q, k: int | Sequence[int] = K) -> Table:
-    """`check_consistency` of all `estimators`."""
-    name = "losses.consistency.table"
-    probs = [to_cpu(_distribution(f"{name}: {which}", given)) for which, given in (("P", P), ("q", q))]
-    ks, rows = _several(f"{name}: k", k), []
-    for estimator in estimators():
-        possible = [each for each in ks if estimator.draws not in DISTINCT or each <= len(probs[0])]
-        found = Consistency(*probs, {}, {})
-        if possible:
-            found = check_consistency(
-                estimator.loss_of_scores, P=P, q=q, k=possible, optimum=estimator.optimum, draws=estimator.draws
-            )
-        rows.append((estimator, found))
-    return Table(*(each.tolist() for each in probs), ks, rows)

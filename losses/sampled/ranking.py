@@ -40,7 +40,7 @@ Hits: noise words that are the target.
     (6)  They stay. With k = 2, the words t, t, v (in any order) come about in several ways, t being right in some and v
          in others. With hits left out, L shows t and v when t is right, and v, t, t when v is: two different questions.
          At log P the mean gradient then isn't zero for k ≥ 2 (but if P and q are both even), nor does it fade: in the
-         table of `consistency.py` it grows with k. For t is lost from the sum. As k grows L − log(k q(t)) goes to
+         table of `estimators.py` it grows with k. For t is lost from the sum. As k grows L − log(k q(t)) goes to
          log Σ_{w≠t} e^{s_w} − s_t, and the mean gradient at log P, for each word v, to
             P(v) (Σ_{w≠v} P(w) / (1 − P(w)) − 1),   which is zero for an even P only.
     (7)  But let S be a *set*, each word w in it with probability π_w, independently, and C = S ∪ {t}. Then

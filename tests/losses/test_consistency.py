@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from losses import check_consistency, consistency, outcomes
-from losses.consistency import C, K, P, Q, estimators, log_p_minus_log_kq, log_p_plus_c
+from losses import check_consistency, outcomes
+from losses import estimators as all_estimators
+from losses.consistency import K, P, Q
+from losses.estimators import C, estimators, log_p_minus_log_kq, log_p_plus_c
 from losses.sampled.nce import nce
 from losses.sampled.ranking import sampled_softmax, sampled_softmax_loss
 from losses.samplers import GumbelTopK, Unigram, Unique
@@ -586,7 +588,7 @@ def test_it_prints_the_distributions_the_gradient_and_the_verdict():
 
 
 def test_the_table_prints_a_row_an_estimator_and_a_dash_where_distinct_words_run_out():
-    table = consistency.table(k=(1, 6))
+    table = all_estimators.table(k=(1, 6))
     lines = str(table).splitlines()
     assert lines[1] == "P = 0.40, 0.25, 0.20, 0.10, 0.05" and lines[2] == "q = 0.10, 0.30, 0.15, 0.25, 0.20"
     assert len(lines) == 4 + len(ESTIMATORS)
@@ -597,13 +599,13 @@ def test_the_table_prints_a_row_an_estimator_and_a_dash_where_distinct_words_run
 
 
 def test_the_table_for_other_words():
-    table = consistency.table(P=mg.backend.asarray([0.5, 0.3, 0.2]), q=[0.2, 0.2, 0.6], k=3)
+    table = all_estimators.table(P=mg.backend.asarray([0.5, 0.3, 0.2]), q=[0.2, 0.2, 0.6], k=3)
     assert [found.consistent for _, found in table.rows] == [e.zero(3, 3) for e in ESTIMATORS]
     assert "P = 0.50, 0.30, 0.20\n" in str(table)
 
 
 def test_the_table_leaves_out_what_no_k_has():
-    lines = str(consistency.table(k=6)).splitlines()
+    lines = str(all_estimators.table(k=6)).splitlines()
     assert next(line for line in lines if "from the tries" in line).split()[-1] == "–"
 
 
@@ -646,8 +648,8 @@ def test_what_cannot_be_checked_is_refused(options, error, message):
 
 
 def test_a_table_of_no_k_is_refused():
-    with pytest.raises(ValueError, match=r"losses.consistency.table: k must be a number of noise words, or several"):
-        consistency.table(k=[])
+    with pytest.raises(ValueError, match=r"losses.estimators.table: k must be a number of noise words, or several"):
+        all_estimators.table(k=[])
 
 
 UNEVEN = [0.5 - 1e-6, 0.5 - 1e-6, 1e-6, 1e-6]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
-from losses import FullSoftmax, SampledSoftmax, check_consistency, consistency
+from losses import FullSoftmax, SampledSoftmax, check_consistency, estimators
 from losses.check import smallest_failure
 from losses.sampled.ranking import IN_PYTORCH, sampled_softmax, sampled_softmax_loss, sampled_softmax_naive
 from losses.samplers import GumbelTopK, Uniform, Unigram, Unique
@@ -429,7 +429,7 @@ def test_step_7_of_distinct_words_log_p_is_not_quite_the_optimum(draws, k):
 
 
 def test_step_7_how_long_the_mean_gradient_is_there_with_the_words_of_consistency():
-    rows = {estimator.name: estimator for estimator in consistency.estimators()}
+    rows = {estimator.name: estimator for estimator in estimators.estimators()}
     for counts, sizes in (("tries", [0, 0.008, 0.034, 0.076]), ("times", [0.014, 0.017, 0.013, 0])):
         row = rows[f"sampled: distinct words, counts from the {counts}"]
         found = check_consistency(row.loss_of_scores, k=(1, 2, 4, 5), optimum=row.optimum, draws=row.draws).sizes
