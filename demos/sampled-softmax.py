@@ -28,26 +28,32 @@ all words, here averaged over contexts that nobody learned from,
 
 In the long run, with n free parameters, the KL of the best estimate from N examples is n / 2N (half a nat a parameter,
 over the examples: maximum likelihood, N large). This stands beside the KL of runs of a quarter, a half and all of the
-updates. With few examples a student, who begins well, is below it; in the end the full softmax can only follow it, and
-where it does it has levelled off: what is wanting is examples, not learning.
+updates, the shorter with the rate that is best for the longest. With few examples a student, who begins well, is below
+it; in the end the full softmax can only come down to it, and how far above it still is, is printed.
 
-The table says of each student its KL, with each rate, and the best as a multiple of the full softmax's; log Z(h) of its
-scores; how often the word that it finds likeliest is the word that is said (all there is to say of the margin loss);
-and the seconds of its run (on a CPU: one thread). "Own k" is noise for each example, else k words are shared by a batch
-of 128. Sampled softmax keeps noise that happens to be the target, and takes log q from all words; "no hits" leaves such
-noise out, as is often done. Negative sampling's scores are off by log kq, which is added; that done, it and NCE are one
-thing, as the numbers say: layers with a bias for each word differ in what the bias means, and in nothing else. The
-noise is drawn from q ∝ count^½ (--power for another than ½).
+The table says of each student its KL with the best rate, and that as a multiple of the full softmax's; log Z(h) of its
+scores, mean and spread over the contexts; how often the word that it finds likeliest is the word that is said (all
+there is to say of the margin loss); and the seconds of its run (on a CPU: one thread; of memory nothing is measured).
+With 1,000 words only k = 64 shared and in-batch take less time than the full softmax. "Own k" is noise for each
+example, else k words are shared by a batch of 128. Sampled softmax keeps noise that happens to be the target, and takes
+log q from all words; "no hits" leaves such noise out, as is often done. Negative sampling's scores are off by log kq,
+which is added; that done, it and NCE are one thing, as the numbers say: layers with a bias for each word differ in what
+the bias means, and in nothing else. All begin with Z(h) near 1; NCE holds it there, on average, while those that
+normalise let it go where it will. The noise is drawn from q ∝ count^½ (--power for another than ½).
+
+All of this is one seed, and the rates are chosen on the contexts that judge them: differences below some percent mean
+nothing.
 
 By default V = 1,000; --full has 10,000 words and 2 million examples. With Ctrl-C the students that are done are shown.
-In out/sampled-softmax/: kl.png (KL over updates, and over seconds), log-z.png and results.json. Takes a minute and a
-half, --full about an hour (how long is said when it begins), --quick under ten seconds.
+In out/sampled-softmax/: kl.png (KL over updates, and over seconds), log-z.png and results.json. Takes one and a half to
+two and a half minutes, --full about an hour (how long is said when it begins), --quick about ten seconds.
 
 To predict before running; `predict` in results.json has the answers:
     1.  Of 1,000 words a batch of 128 looks at its targets and at 64 words of noise. How many times the KL of the full
         softmax does sampled softmax end with?
     2.  In-batch negatives are the targets of the others, so frequent words come as noise more often. Somebody forgets
-        log q. How many times the KL does he get?
+        log q. All begin with the right frequencies of words: what becomes of the KL from there, with more and more
+        updates?
 """
 
 # %% What we need
@@ -73,7 +79,8 @@ DIM, BATCH = 32, 128
 SHARPNESS = 1.5
 RATES = (0.1, 0.2, 0.4)
 MARGIN = 1.05  # what is nearer to one is no difference
-NEAR_ZERO = 0.1  # nats
+HELD = 0.5  # of the full softmax's log Z: what is nearer to 0 was held there
+MEASURABLE = 1.0  # seconds: of shorter runs none is called faster
 PIECE = 32  # updates for which contexts are drawn at once
 AT_ONCE = 1 << 22  # numbers in the largest array of words' probabilities
 
@@ -88,14 +95,18 @@ class Teacher:
         root = math.isqrt(vocab_size)
         self.block = next(size for size in range(root, 0, -1) if vocab_size % size == 0)
 
+    def scores(self, hidden: type_of_array) -> type_of_array:
+        """W* h + log Zipf: (n, d) -> (n, V)."""
+        return hidden @ self.weight.T + self.bias
+
     def log_prob(self, hidden: type_of_array) -> type_of_array:
         """log P*(w | h): (n, d) -> (n, V)."""
-        scores = hidden @ self.weight.T + self.bias
+        scores = self.scores(hidden)
         return scores - mg.logsumexp(scores, axis=1, keepdims=True)
 
     def says(self, hidden: type_of_array, key: mg.Key) -> type_of_array:
         """A word for each context, drawn from P*: (n, d) -> (n,). First one of √V blocks of words, then the word."""
-        scores = hidden @ self.weight.T + self.bias
+        scores = self.scores(hidden)
         xp, n = xp_of(scores), len(scores)
         weights = xp.exp(scores - scores.max(axis=1, keepdims=True)).reshape(n, -1, self.block)
         u = key.uniform((2, n), "float64")
@@ -137,13 +148,23 @@ class Lesson:
         return self.key.fold(0, first).normal((min(PIECE, self.updates - first), self.batch, self.dim))
 
 
+def mean_and_spread(values: type_of_array) -> tuple[float, float]:
+    """The mean, and the standard deviation."""
+    values = values.astype("float64")
+    return float(read(values.mean())), float(read(values.std()))
+
+
 class Exam:
     """Contexts of which nobody learned, and what the teacher says of them."""
 
     def __init__(self, teacher: Teacher, contexts: int, key: mg.Key):
         self.hidden = key.normal((contexts, teacher.weight.shape[1]))
-        xp, here = xp_of(self.hidden), chunks(contexts, len(teacher.weight))
+        xp, here = xp_of(self.hidden), list(chunks(contexts, len(teacher.weight)))
         self.log_p = xp.concatenate([teacher.log_prob(self.hidden[some]) for some in here])  # (n, V)
+        log_z = xp.concatenate([mg.logsumexp(teacher.scores(self.hidden[some]), axis=1) for some in here])
+        mean, spread = mean_and_spread(log_z)
+        of_zipf = float(read(mg.logsumexp(teacher.bias)))  # Zipf's odds aren't divided by their sum
+        self.log_z = (mean - of_zipf, spread)  # of the teacher's scores, where they begin as those of a student do
 
     def entropy(self) -> float:
         """Of P*, the mean over the contexts, in nats."""
@@ -222,10 +243,12 @@ def student(name: str, size: Size, lesson: Lesson, key: mg.Key) -> losses.layer.
 # %% What a student has learned
 class Marks(NamedTuple):
     kl: float | None  # (2); None of a student that has no distribution
-    raw_kl: float | None  # (2), of the softmax of the scores as they are
-    log_z: float  # of these scores, the mean over the contexts
+    log_z: float  # of its scores, of negative sampling with log kq: the mean over the contexts
     log_z_spread: float  # and the standard deviation
     right: float  # how often the word it thinks likeliest is the word the teacher says
+    raw_kl: float | None  # (2), if the scores as they are, without log kq, are taken for log P
+    raw_log_z: float
+    raw_log_z_spread: float
 
 
 def examined(layer: losses.layer.OutputLayer, exam: Exam) -> Marks:
@@ -235,16 +258,16 @@ def examined(layer: losses.layer.OutputLayer, exam: Exam) -> Marks:
             hidden, log_p = mg.tensor(exam.hidden[here]), exam.log_p[here]
             scores, raw = layer.scores(hidden).data, layer.raw_scores(hidden).data  # (n, V)
             xp, p = xp_of(log_p), xp_of(log_p).exp(log_p)
-            log_z = mg.logsumexp(raw, axis=1, keepdims=True)
-            kl = (p * (log_p - scores + mg.logsumexp(scores, axis=1, keepdims=True))).sum(axis=1)  # (2)
-            raw_kl = (p * (log_p - raw + log_z)).sum(axis=1)
+            log_z, raw_log_z = (mg.logsumexp(each, axis=1, keepdims=True) for each in (scores, raw))
+            kl = (p * (log_p - scores + log_z)).sum(axis=1)  # (2)
+            raw_kl = (p * (log_p - raw + raw_log_z)).sum(axis=1)
             right = xp.take_along_axis(p, scores.argmax(axis=1)[:, None], axis=1)[:, 0]
-            found.append(xp.stack([kl, raw_kl, log_z[:, 0], right]))
-        kl, raw_kl, log_z, right = (a.astype("float64") for a in xp.concatenate(found, axis=1))
-        numbers = [float(read(x)) for x in (kl.mean(), raw_kl.mean(), log_z.mean(), log_z.std(), right.mean())]
-    if not all(map(math.isfinite, numbers)):
+            found.append(xp.stack([kl, log_z[:, 0], right, raw_kl, raw_log_z[:, 0]]))
+        kl, log_z, right, raw_kl, raw_log_z = map(mean_and_spread, xp.concatenate(found, axis=1))
+    marks = Marks(kl[0], *log_z, right[0], raw_kl[0], *raw_log_z)
+    if not all(map(math.isfinite, marks)):
         raise FloatingPointError("the student's scores are not finite")
-    return Marks(*([None, None, *numbers[2:]] if isinstance(layer, losses.HardNegatives) else numbers))
+    return marks._replace(kl=None, raw_kl=None) if isinstance(layer, losses.HardNegatives) else marks
 
 
 # %% Learning
@@ -337,88 +360,130 @@ def told(point: Point) -> dict:
 
 
 # %% What the numbers say
+ENUMERATED = "enumerated"  # no student: the mean gradients of importance sampling
+
+
 class Claim(NamedTuple):
     sentence: str
-    students: tuple[str, ...]  # whose numbers it needs, as `numbers` takes them
+    students: tuple[str, ...]  # whose numbers it needs, as `numbers` takes them, and ENUMERATED
     measured: str
     numbers: Callable[..., list[float]]
     holds: Callable[..., bool | None]  # of the numbers; None: there is nothing to judge
 
 
+def away(one: dict) -> float:
+    """√ of the mean of (log Z)², over the contexts: how far Z(h) is from one."""
+    return math.hypot(one["log_z"], one["log_z_spread"])
+
+
+def faster(these: Sequence[float], than: float) -> bool | None:
+    """Whether all of these seconds are fewer; None where the runs are so short that clocks can't tell."""
+    return None if min(*these, than) < MEASURABLE else max(these) * MARGIN < than
+
+
 CLAIMS = [
     Claim(
-        "importance sampling: a biased estimator (esp. when N is small)",
+        "IS: loss and gradient are biased (Ẑ isn't) …",
+        ("importance", ENUMERATED),
+        "mean gradient (above): {ks}",
+        lambda _, gradients: list(gradients.values()),
+        lambda *gradients: min(gradients) > consistency.ZERO,
+    ),
+    Claim(
+        "… “esp. when N is small”",
         ("importance-few", "ranking-few", "importance", "ranking"),
-        "its KL over that of sampled softmax, with the same noise: {few}, {many}",
+        "KL / sampled's: {few}, {many}",
         lambda few, like_few, many, like_many: [few["kl"] / like_few["kl"], many["kl"] / like_many["kl"]],
         lambda few, many: few > MARGIN and few > many,
     ),
     Claim(
-        "noise contrastive estimation: set c_h = 0, so Z(h) becomes 1",
-        ("nce",),
-        "log Z(h) of its scores, mean and spread",
-        lambda nce: [nce["log_z"], nce["log_z_spread"]],
-        lambda mean, spread: abs(mean) < NEAR_ZERO,
+        "NCE: “set c_h = 0”, so Z(h) is 1 on average",
+        ("nce", "full"),
+        "rms log Z: NCE, full softmax",
+        lambda nce, full: [away(nce), away(full)],
+        lambda nce, full: nce < HELD * full,
     ),
     Claim(
-        "negative sampling: similar to NCE",
+        "negative sampling: “similar to NCE” …",
         ("negative", "nce"),
-        "KL over that of NCE, after log kq is added to its scores",
+        "KL with log kq added / NCE's",
         lambda negative, nce: [negative["kl"] / nce["kl"]],
         lambda times: 1 / MARGIN < times < MARGIN,
     ),
     Claim(
-        "… but biased when k ≠ |V| or q is not uniform",
+        "… “biased when k ≠ |V| or Q is not uniform”",
         ("negative",),
-        "KL of its scores as they are, over that with log kq",
+        "KL of its raw scores / with log kq",
         lambda negative: [negative["raw_kl"] / negative["kl"]],
         lambda times: times > MARGIN,
     ),
     Claim(
-        "select the same negative samples for each mini-batch: memory is expensive",
+        "“select the same negative samples”: faster",
         ("ranking-own", "ranking-few"),
-        "sampled softmax, {few}: seconds, its own over the same; KL, the same over its own",
-        lambda own, same: [own["seconds"] / same["seconds"], same["kl"] / own["kl"]],
-        lambda seconds, kl: seconds > MARGIN,
+        "seconds: own, same; KL: same / own",
+        lambda own, same: [own["seconds"], same["seconds"], same["kl"] / own["kl"]],
+        lambda own, same, kls: faster([same], own),
     ),
     Claim(
-        "hard negatives: not a probabilistic objective",
+        "hard: “not a probabilistic objective”",
         ("hard", "full"),
-        "it has no KL; right words, over those of the full softmax",
+        "no KL; right words / full's",
         lambda hard, full: [hard["right"] / full["right"]],
         lambda times: None,
     ),
     Claim(
         "(no slide) in-batch negatives need log q",
         ("in-batch-uncorrected", "in-batch"),
-        "KL without it over KL with it",
-        lambda without, corrected: [without["kl"] / corrected["kl"]],
-        lambda times: times > MARGIN,
+        "KL without, with, at the beginning",
+        lambda without, corrected: [without["kl"], corrected["kl"], began(corrected)],
+        lambda without, corrected, beginning: without > MARGIN * corrected,
     ),
     Claim(
-        "(no slide) sampled softmax, {many}, comes within 5 % of the full softmax",
+        "(no slide) sampled, {many}: KL within 5 %",
         ("ranking", "full", "ranking-few"),
-        "KL over that of the full softmax: {many}, {few}",
+        "KL / full's: {many}, {few}",
         lambda many, full, few: [many["kl"] / full["kl"], few["kl"] / full["kl"]],
         lambda many, few: many <= MARGIN,
+    ),
+    Claim(
+        "(no slide) {few}, in-batch: faster than full",
+        ("full", "ranking-few", "in-batch"),
+        "seconds: full; {few}, in-batch",
+        lambda *all_of_them: [one["seconds"] for one in all_of_them],
+        lambda full, few, in_batch: faster([few, in_batch], full),
     ),
 ]
 
 
-def verdicts(taught: dict[str, dict], size: Size) -> list[dict]:
-    """The slides, sentence by sentence, whose students were asked for: whether it holds here, and the numbers."""
-    words, told = {"few": f"k = {size.few}", "many": f"k = {size.many}"}, []
+def verdicts(taught: dict[str, dict], size: Size, gradients: dict[int, float]) -> list[dict]:
+    """The slides, sentence by sentence, whose students were asked for: whether it holds here, and the numbers.
+
+    gradients: k -> the mean gradient of importance sampling, of the enumeration; the first k and the last are told.
+    """
+    ends = {k: gradients[k] for k in (min(gradients), max(gradients))}
+    words = {"few": f"k = {size.few}", "many": f"k = {size.many}", "ks": ", ".join(f"k = {k}" for k in ends)}
+    known, told = {**taught, ENUMERATED: ends}, []
     for claim in CLAIMS:
-        if taught.keys() >= set(claim.students):
-            numbers = claim.numbers(*(taught[name] for name in claim.students))
+        if known.keys() >= set(claim.students):
+            numbers = claim.numbers(*(known[name] for name in claim.students))
             said = {"sentence": claim.sentence.format(**words), "measured": claim.measured.format(**words)}
             told.append(said | {"numbers": numbers, "holds": claim.holds(*numbers)})
     return told
 
 
+def began(one: dict) -> float | None:
+    """Its KL before it learned."""
+    return one["curve"][0]["kl"]
+
+
 def ratio(taught: dict[str, dict], name: str, other: str) -> float | None:
     """The KL of one student over that of another; None if one of them was not asked for."""
     return taught[name]["kl"] / taught[other]["kl"] if taught.keys() >= {name, other} else None
+
+
+def times_its_first(taught: dict[str, dict], name: str) -> float | None:
+    """The KL of a student over that with which it began; None if it was not asked for."""
+    return taught[name]["kl"] / began(taught[name]) if name in taught else None
 
 
 def floor(size: Size, updates: int) -> float:
@@ -428,33 +493,51 @@ def floor(size: Size, updates: int) -> float:
 
 # %% Tables and pictures
 def print_consistency(checked: estimators.Table) -> None:
-    headers = ["estimator", "claims to find", *(f"k = {k}" for k in checked.k)]
-    rows = []
-    for estimator, found in checked.rows:
-        sizes = [found.sizes.get(k, math.nan) for k in checked.k]
-        cells = ["–" if math.isnan(size) else "0" if size <= consistency.ZERO else f"{size:.4f}" for size in sizes]
-        rows.append([estimator.name, estimator.claim, *cells])
-    table("The mean gradient at the scores that each claims to find, added up over all outcomes", headers, rows)
-    for name, probs in (("P", checked.P), ("q", checked.q)):
-        print(f"{name} = {', '.join(f'{x:.2f}' for x in probs)}", end=";  " if name == "P" else "\n")
+    print(
+        "What does each loss learn from all there is? Its mean gradient at the scores that it claims to find, added up"
+    )
+    print("over all outcomes (–: there are no k different words).")
+    print(f"{checked}\n")
+
+
+def three(number: float | None) -> str | None:
+    """For people: three digits."""
+    return number if number is None else f"{number:.3g}"
 
 
 def print_students(taught: dict[str, dict], exam: Exam) -> None:
-    headers = ["student", *(f"KL, rate {rate}" for rate in RATES), "best", "/ full softmax", "log Z(h)"]
-    headers += ["spread", f"right words, at best {exam.best():.3f}", "seconds"]
+    headers = ["student", "KL", "/ full's", "rate", "log Z(h)", "spread", "right words", "seconds"]
     full, rows = taught.get("full", {}).get("kl"), []
 
-    def times(kl: float | None) -> float | None:
-        return kl / full if full and kl is not None else None
+    def add(name, kl, log_z, spread, right=None, rate=None, seconds=None):
+        times = kl / full if full and kl is not None else None
+        rows.append(
+            [name, three(kl), three(times), rate, f"{log_z:.2f}", f"{spread:.2f}", three(right), three(seconds)]
+        )
 
+    first, on_the_edge = next(iter(taught.values())), False
+    begin = next((one for one in taught.values() if one["kl"] is not None), first)["curve"][0]
+    add("(the teacher)", 0.0 if begin["kl"] is not None else None, *exam.log_z, exam.best())
+    add("(where all begin)", begin["kl"], begin["log_z"], begin["log_z_spread"], begin["right"])
     for one in taught.values():
-        tried = [end["kl"] if end else None for end in one["tried"].values()]
-        numbers = [one[name] for name in ("log_z", "log_z_spread", "right", "seconds")]
-        rows.append([one["says"], *tried, one["kl"], times(one["kl"]), *numbers])
+        edge = one["learning_rate"] in (min(RATES), max(RATES))
+        on_the_edge |= edge
+        rate = f"{one['learning_rate']}{'*' if edge else ''}"
+        add(one["says"], one["kl"], one["log_z"], one["log_z_spread"], one["right"], rate, one["seconds"])
         if one["name"] == "negative":
-            tried = [end["raw_kl"] if end else None for end in one["tried"].values()]
-            rows.append(["its scores taken for log P", *tried, one["raw_kl"], times(one["raw_kl"]), *[None] * 4])
-    table(f"After {next(iter(taught.values()))['updates']:,} updates", headers, rows)
+            add("… taken for log P", one["raw_kl"], one["raw_log_z"], one["raw_log_z_spread"], rate=rate)
+    used = [i for i in range(len(headers)) if any(row[i] is not None for row in rows)]
+    table(f"After {first['updates']:,} updates", [headers[i] for i in used], [[row[i] for i in used] for row in rows])
+    if on_the_edge:
+        tried = ", ".join(map(str, RATES))
+        print(f"*: at the edge of the rates that were tried ({tried}); beyond it the student may do better still")
+    for one in worse_than_at_first(taught):
+        print(f"{one['says']} ends worse than it began: its KL goes from {began(one):.3g} to {one['kl']:.3g}")
+    print()
+
+
+def worse_than_at_first(taught: dict[str, dict]) -> list[dict]:
+    return [one for one in taught.values() if one["kl"] is not None and one["kl"] > began(one)]
 
 
 def print_ladder(taught: dict[str, dict], size: Size) -> None:
@@ -462,32 +545,56 @@ def print_ladder(taught: dict[str, dict], size: Size) -> None:
     headers = ["updates", "parameters / 2 examples", *(taught[name]["says"] for name in names)]
     runs = [[run["kl"] for run in taught[name]["runs"]] for name in names]
     updates = [run["updates"] for run in taught[names[0]]["runs"]] if names else []
-    rows = [[n, floor(size, n), *kls] for n, *kls in zip(updates, *runs, strict=True)]
+    rows = [[n, *map(three, (floor(size, n), *kls))] for n, *kls in zip(updates, *runs, strict=True)]
     if rows:
         table("KL of runs twice as long as the one before, each with a rate that falls to zero", headers, rows)
+        print("the shorter runs take the rate that is best for the longest")
+    if "full" in taught:
+        print(f"in the end the full softmax is {above(taught['full']['kl'], size)} parameters / 2 examples\n")
 
 
-def pictures(out, taught: dict[str, dict], size: Size, show: bool) -> list[str]:
-    series = {}
-    for name, one in taught.items():
-        if one["kl"] is not None:
-            curve = one["curve"][1:]  # a logarithmic axis has no 0
-            axes = [[point["updates"] for point in curve], [point["seconds"] for point in curve]]
-            series[one["says"]] = {"x": axes, "y": [point["kl"] for point in curve], **KINDS[name].look}
-    if series:
-        panels = [
-            {"xlabel": f"updates, of {BATCH} examples", "title": "the same updates", "ylabel": "KL(P* ‖ P̂), nats"},
-            {"xlabel": "seconds of learning", "title": "the same time"},
-        ]
-        title = f"How far from the truth: {size.vocab_size:,} words, d = {DIM}"
-        curves(out / "kl.png", title, series, panels, show)
-    rows = [(one["says"], one["log_z"], one["log_z_spread"]) for one in taught.values()]
+def above(kl: float, size: Size) -> str:
+    percent = round(100 * (kl / floor(size, size.updates) - 1))
+    return f"{abs(percent)} % {'above' if percent >= 0 else 'below'}"
+
+
+def pictures(out, taught: dict[str, dict], exam: Exam, size: Size, show: bool) -> list[str]:
+    """Draw what there is to draw; an older picture that is not drawn again goes, for it shows another run."""
+    for name in ("kl.png", "log-z.png"):
+        (out / name).unlink(missing_ok=True)
+    with_p = {name: one for name, one in taught.items() if one["kl"] is not None}
+    if not with_p:
+        return []
+    series, full = {}, taught.get("full", {}).get("kl")
+    for name, one in with_p.items():
+        curve = one["curve"][1:]  # a logarithmic axis has no 0
+        axes = [[point["updates"] for point in curve], [point["seconds"] for point in curve]]
+        says = f"{one['kl'] / full:.2f}×  {one['says']}" if full else one["says"]
+        series[says] = {"x": axes, "y": [point["kl"] for point in curve], **KINDS[name].look}
+    panels = [
+        {"xlabel": f"updates, of {BATCH} examples", "title": "the same updates", "ylabel": "KL(P* ‖ P̂), nats"},
+        {"xlabel": "seconds of learning", "title": "the same time, the same colours"},
+    ]
+    title = f"How far from the truth: {size.vocab_size:,} words, d = {DIM}"
+    first = next(iter(with_p.values()))
+    curves(out / "kl.png", title, series, panels, show, level=(began(first), "where all begin"))
+    begin = first["curve"][0]
+    rows = [("(the teacher)", *exam.log_z), ("(where all begin)", begin["log_z"], begin["log_z_spread"])]
+    rows += [(one["says"], one["log_z"], one["log_z_spread"]) for one in with_p.values()]
     xlabel = "log Z(h), mean and standard deviation over the contexts"
-    intervals(out / "log-z.png", "log Z(h) of what was learned: only NCE wants it to be 0", rows, xlabel, show)
-    return [*(["kl.png"] if series else []), "log-z.png"]
+    intervals(out / "log-z.png", "log Z(h) of the scores that were learned", rows, xlabel, show)
+    return ["kl.png", "log-z.png"]
 
 
 # %% All of it
+def students(n: int) -> str:
+    return "1 student" if n == 1 else f"{n} students"
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+
+
 def parser():
     p = common_flags(__doc__, name="sampled-softmax", corpus=False)
     p.add_argument("--full", action="store_true", help="10,000 words, and as long as it takes")
@@ -510,6 +617,7 @@ def main(argv=None) -> None:
 
     checked = estimators.table(k=(1, 2) if args.quick else consistency.K)
     print_consistency(checked)
+    gradients = next(found.sizes for estimator, found in checked.rows if estimator.name == "importance sampling")
 
     teacher = Teacher(size.vocab_size, DIM, key.fold(0))
     exam = Exam(teacher, size.contexts, key.fold(1))
@@ -520,12 +628,12 @@ def main(argv=None) -> None:
         f"the teacher: {size.vocab_size:,} words, d = {DIM}; its entropy is {entropy:.2f} nats, of log V = "
         f"{math.log(size.vocab_size):.2f} at most; the lesson: {lesson.words.size:,} words"
     )
-    with interruptible() as stop:
+    with interruptible("the student under way is dropped, those done are shown") as stop:
         school = School(lesson, exam, size, key.fold(3), lambda n: None, stop)
         updates = {name: updates_of(name, size.updates) for name in names}
         try:
             about = sum(school.seconds(name) * updates[name] for name in names)
-            print(f"{len(names)} students, {sum(updates.values()):,} updates: about {about / 60:.1f} min", flush=True)
+            print(f"{students(len(names))}, {sum(updates.values()):,} updates: about {duration(about)}", flush=True)
             with Progress("learning", sum(updates.values()), "updates") as bar:
                 school.advance = bar.advance
                 for name in names:
@@ -533,18 +641,15 @@ def main(argv=None) -> None:
         except Stopped:
             if not taught:
                 raise DemoError("stopped before the first student was done: there is nothing to show") from None
-            print(f"stopped early: of {len(names)} students {len(taught)} are done, and shown")
+            print(f"stopped early: of {students(len(names))} {len(taught)} done, and shown")
 
     print_students(taught, exam)
     print_ladder(taught, size)
-    said = verdicts(taught, size)
-    rows = [
-        [row["sentence"], row["holds"], row["measured"], ", ".join(f"{number:.3g}" for number in row["numbers"])]
-        for row in said
-    ]
+    said = verdicts(taught, size, gradients)
+    rows = [[row["sentence"], row["holds"], row["measured"], ", ".join(map(three, row["numbers"]))] for row in said]
     if rows:
         table("The slides, as learned here", ["they say", "holds", "measured", "numbers"], rows)
-    files = pictures(out, taught, size, args.show)
+    files = pictures(out, taught, exam, size, args.show)
     write_json(
         out / "results.json",
         {
@@ -555,6 +660,7 @@ def main(argv=None) -> None:
                 {"estimator": e.name, "claim": e.claim, "gradient": found.sizes} for e, found in checked.rows
             ],
             "entropy": entropy,
+            "teacher": {"log_z": exam.log_z[0], "log_z_spread": exam.log_z[1], "right": exam.best()},
             "students": list(taught.values()),
             "stopped_early": len(taught) < len(names),
             "verdicts": said,
@@ -562,6 +668,9 @@ def main(argv=None) -> None:
                 "kl_of_few_shared_noise_words_over_that_of_the_full_softmax": ratio(taught, "ranking-few", "full"),
                 "kl_of_in_batch_negatives_without_log_q_over_that_with_it": ratio(
                     taught, "in-batch-uncorrected", "in-batch"
+                ),
+                "kl_of_in_batch_negatives_without_log_q_over_that_at_the_beginning": times_its_first(
+                    taught, "in-batch-uncorrected"
                 ),
             },
         },

@@ -35,7 +35,7 @@ And nothing of whether a model can have these scores: d numbers a word may be to
 every context h, which its row at log P + 1.7 fails.
 What a number that isn't zero does not say: how far away the minimum is, or whether there is one (importance sampling
 has none here up to k = 4, see `importance.py`, (7)). Without log q it is at log(P / q) for every k, though the number
-grows. And `NCE: log k forgotten`, with the greatest of all, is off by log k alone, which normalising removes.
+grows. And `NCE: log k forgotten`, for k = 6 with the greatest of all, is off by log k alone, which normalising removes.
 
     print(losses.estimators.table())                                # all of them, for several k
     print(losses.check_consistency(lambda target, noise, draw: …))  # one of yours
@@ -91,14 +91,20 @@ class Consistency(NamedTuple):
         lines.append(f"{'k':>8}{'‖∂E L/∂s‖':>11}  ∂E L/∂s, word by word")
         for (k, gradient), size in zip(self.gradients.items(), self.sizes.values(), strict=True):
             lines.append(f"{k:>8}{as_text(size):>11}" + "".join(f"{round(x, 4) + 0.0:9.4f}" for x in gradient.tolist()))
-        if wrong := [f"{what} for k = {k}" for k, what in self.shapes.items() if what != "minimum"]:
-            verdict = f"not consistent: zero to 1e-12, but it is no minimum: {', '.join(wrong)}"
-        elif self.consistent:
-            verdict = "consistent: zero to 1e-12"
-        else:
-            zero = f", but for k = {', '.join(map(str, self.shapes))}" if self.shapes else ""
-            verdict = f"not consistent: not zero to 1e-12{zero}"
-        return "\n".join([*lines, verdict])
+        return "\n".join([*lines, self._verdict()])
+
+    def _verdict(self):
+        wrong = ", ".join(f"{what} for k = {k}" for k, what in self.shapes.items() if what != "minimum")
+        away = ", ".join(str(k) for k in self.gradients if k not in self.shapes)
+        if self.consistent:
+            return "consistent: zero to 1e-12"
+        if not self.shapes:
+            return "not consistent: not zero to 1e-12"
+        if away and wrong:
+            return f"not consistent: not zero to 1e-12 for k = {away}; zero, but no minimum: {wrong}"
+        if wrong:
+            return f"not consistent: zero to 1e-12, but it is no minimum: {wrong}"
+        return f"not consistent: zero to 1e-12 for k = {', '.join(map(str, self.shapes))} only"
 
 
 def check_consistency(

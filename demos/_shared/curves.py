@@ -13,25 +13,37 @@ from matplotlib.ticker import LogLocator, NullFormatter
 HIGH, GAP = 900, 27  # of the picture of curves; from one name to the next: pixels
 
 
-def curves(path: Path, title: str, series: Mapping[str, Mapping], panels: Sequence[Mapping], show=False) -> None:
+def curves(
+    path: Path,
+    title: str,
+    series: Mapping[str, Mapping],
+    panels: Sequence[Mapping],
+    show=False,
+    level: tuple[float, str] | None = None,
+) -> None:
     """Draw the same heights over two things, in a panel each; between them the names, with the last height of each.
 
     series: name -> {"x": a sequence for each panel, "y": a sequence} and matplotlib's keywords, as "color".
     panels: two of {"title": …, "xlabel": …, "ylabel": …}; the second needs no ylabel. All axes are logarithmic.
+    level: a height, marked by a dotted line, and its name.
     """
     for name, look in series.items():
         for numbers in (*look["x"], look["y"]):
             if len(numbers) != len(look["y"]) or not len(numbers) or not (np.asarray(numbers, np.float64) > 0).all():
                 raise ValueError(f"{name}: {numbers}; expected as many positive numbers on each axis, one or more")
+    if level and not 0 < level[0] < np.inf:
+        raise ValueError(f"level: {level}; expected a positive height, and its name")
     figure = FigureCanvasAgg(Figure(figsize=(16, HIGH / 100), dpi=100)).figure
     figure.suptitle(title, fontsize=22, parse_math=False)
     grid = [figure.add_axes((left, 0.1, wide, 0.76)) for left, wide in ((0.065, 0.305), (0.7, 0.285))]
-    heights = np.concatenate([look["y"] for look in series.values()])
+    heights = np.concatenate([look["y"] for look in series.values()] + [[level[0]] if level else []])
     for i, (axes, panel) in enumerate(zip(grid, panels, strict=True)):
         for look in series.values():
             style = {key: value for key, value in look.items() if key not in ("x", "y")}
             axes.plot(look["x"][i], look["y"], **{"linewidth": 3, "marker": "o", "markersize": 5} | style)
-        axes.set(xscale="log", yscale="log", ylim=(heights.min() / 1.3, heights.max() * 1.3))
+        if level:
+            axes.axhline(level[0], color="gray", linewidth=2, linestyle=":")
+        axes.set(xscale="log", yscale="log", ylim=(heights.min() / 1.15, heights.max() * 1.15))
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
@@ -42,6 +54,9 @@ def curves(path: Path, title: str, series: Mapping[str, Mapping], panels: Sequen
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
 
+    if level:
+        beside = {"textcoords": "offset points", "va": "bottom", "xycoords": ("axes fraction", "data")}
+        grid[0].annotate(level[1], (0, level[0]), (8, 3), fontsize=14, color="gray", parse_math=False, **beside)
     ends = np.array([grid[0].transData.transform((look["x"][0][-1], look["y"][-1])) for look in series.values()])
     places = apart(ends[:, 1], GAP, 0.1 * HIGH, 0.86 * HIGH)
     for (name, look), (x, y), place in zip(series.items(), ends, places, strict=True):
@@ -51,7 +66,7 @@ def curves(path: Path, title: str, series: Mapping[str, Mapping], panels: Sequen
         dashes = {"linestyle": look.get("linestyle", "-"), "linewidth": min(look.get("linewidth", 3), 4)}
         figure.add_artist(Line2D([624, 664], [place, place], **dashes, **to_pixels))
         said = f"{look['y'][-1]:.3f}  {name}"
-        figure.text(0.42, place / HIGH, said, fontsize=15, color=look.get("color"), va="center", parse_math=False)
+        figure.text(0.42, place / HIGH, said, fontsize=14, color=look.get("color"), va="center", parse_math=False)
     _save(figure, path, show)
 
 
@@ -96,7 +111,9 @@ def intervals(path: Path, title: str, rows: Sequence[tuple[str, float, float]], 
         axes.annotate(said, (x + wide, height), (12, 0), fontsize=15, **beside)
     axes.set_yticks(heights, [row[0] for row in rows], fontsize=16, parse_math=False)
     axes.invert_yaxis()
-    axes.margins(x=0.15)
+    axes.margins(x=0.05)
+    left, right = axes.get_xlim()
+    axes.set_xlim(left, right + 0.16 * (right - left))  # room for the numbers
     axes.tick_params(axis="x", labelsize=14)
     axes.set_xlabel(xlabel, fontsize=16, parse_math=False)
     figure.suptitle(title, fontsize=22, parse_math=False)

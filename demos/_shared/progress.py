@@ -131,8 +131,10 @@ def _clock(seconds: float) -> str:
 
 
 @contextmanager
-def interruptible() -> Iterator[SimpleNamespace]:
+def interruptible(then: str = "what was learned is kept") -> Iterator[SimpleNamespace]:
     """Give an object whose `.requested` turns True at the first Ctrl-C; the second raises KeyboardInterrupt.
+
+    then: what is told of the work so far.
 
     Only the main thread hears signals: in any other this does nothing.
     """
@@ -146,7 +148,7 @@ def interruptible() -> Iterator[SimpleNamespace]:
             raise KeyboardInterrupt
         stop.requested = True
         with suppress(RuntimeError):  # the signal came in the middle of another write, which Python cannot nest
-            print("stopping after this step: what was learned is kept; Ctrl-C again to abandon", file=sys.stderr)
+            print(f"stopping after this step: {then}; Ctrl-C again to abandon", file=sys.stderr)
 
     old_handler = signal.signal(signal.SIGINT, on_interrupt) or signal.SIG_DFL  # None: it was not Python's
     try:

@@ -75,6 +75,27 @@ def test_a_curve_needs_as_many_positive_numbers_on_each_axis(x, y, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_level_is_a_dotted_line_with_its_name_and_within_the_picture(tmp_path):
+    one = {"x": [[1, 10], [0.1, 2.0]], "y": [1.0, 0.1], "color": "#ff0000"}
+    curves(tmp_path / "a.png", "", {"one": one}, PANELS)
+    curves(tmp_path / "b.png", "", {"one": one}, PANELS, level=(5.0, "$begin$"))
+    assert (pixels(tmp_path / "a.png") != pixels(tmp_path / "b.png")).any()
+    gray = (abs(pixels(tmp_path / "b.png") - 128 / 255) < 0.01).all(axis=2)
+    above = gray[130:200]  # rows: under the titles
+    assert above[:, 110:590].any() and above[:, 1120:1570].any()
+
+
+@pytest.mark.parametrize("height", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_level_is_a_positive_height(height, tmp_path):
+    with pytest.raises(ValueError, match="level: "):
+        curves(tmp_path / "a.png", "", {"one": {"x": [[1], [1]], "y": [1]}}, PANELS, level=(height, "begin"))
+
+
+def test_the_numbers_beside_intervals_have_room(tmp_path):
+    intervals(tmp_path / "a.png", "", [("a", 100.0, 50.0), ("b", -10.0, 1.0)], "log Z")
+    assert (pixels(tmp_path / "a.png")[20:-80, -20:] == 1).all(), "nothing is written up to the edge"
+
+
 def test_intervals_are_a_png_as_high_as_they_are_many(tmp_path):
     intervals(tmp_path / "a.png", "$log Z$", [("$a_b$", 1.0, 0.5), ("b", -1.0, 0.0)], "log Z")
     assert size_of_png(tmp_path / "a.png") == (1600, 300)

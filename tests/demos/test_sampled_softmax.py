@@ -143,6 +143,14 @@ def test_the_exam_knows_entropy_and_the_best_that_guessing_does():
     assert math.isclose(exam.best(), np.mean([max(row) for row in p]), rel_tol=1e-5)
 
 
+def test_the_exam_knows_log_z_of_the_teacher_whose_words_are_as_likely_as_zipf_has_them_where_h_is_zero():
+    teacher, _, exam = of_seed()
+    zipf = 1.0 / np.arange(1, 13)
+    odds = np.exp(cpu(exam.hidden) @ cpu(teacher.weight).T) * (zipf / zipf.sum())
+    log_z = np.log(odds.sum(axis=1))
+    np.testing.assert_allclose(exam.log_z, [log_z.mean(), log_z.std()], rtol=1e-4)
+
+
 # ---- what a student has learned -----------------------------------------------------------------------------------
 
 
@@ -171,16 +179,18 @@ def test_a_student_has_the_k_and_the_power_that_its_name_says():
 
 
 def by_definition(layer, exam):
-    """KL of the layer's log_prob and of its raw scores, log Z and the right words, summed by Python."""
+    """KL of the layer's log_prob, log Z and the right words, and KL and log Z of its raw scores, summed by Python."""
     hidden = mg.tensor(exam.hidden)
-    kl, raw_kl, log_z, right = [], [], [], []
+    kl, raw_kl, raw_log_z, right = [], [], [], []
     said = cpu(layer.log_prob(hidden)).tolist()
     for log_p, log_q, raw in zip(cpu(exam.log_p).tolist(), said, cpu(layer.raw_scores(hidden)).tolist(), strict=True):
-        log_z.append(math.log(sum(math.exp(s) for s in raw)))
+        raw_log_z.append(math.log(sum(math.exp(s) for s in raw)))
         kl.append(sum(math.exp(a) * (a - b) for a, b in zip(log_p, log_q, strict=True)))
-        raw_kl.append(sum(math.exp(a) * (a - (s - log_z[-1])) for a, s in zip(log_p, raw, strict=True)))
+        raw_kl.append(sum(math.exp(a) * (a - (s - raw_log_z[-1])) for a, s in zip(log_p, raw, strict=True)))
         right.append(math.exp(log_p[log_q.index(max(log_q))]))
-    return [np.mean(kl), np.mean(raw_kl), np.mean(log_z), np.std(log_z), np.mean(right)]
+    log_z = [math.log(sum(math.exp(s) for s in scores)) for scores in cpu(layer.scores(hidden)).tolist()]
+    raw = [np.mean(raw_kl), np.mean(raw_log_z), np.std(raw_log_z)]
+    return [np.mean(kl), np.mean(log_z), np.std(log_z), np.mean(right), *raw]
 
 
 def learned(name, seed=1):
@@ -210,6 +220,7 @@ def test_only_of_negative_sampling_the_raw_scores_say_something_else():
     for name in ("full", "nce", "negative"):
         marks = demo.examined(*learned(name))
         assert math.isclose(marks.kl, marks.raw_kl, rel_tol=1e-5) == (name != "negative")
+        assert math.isclose(marks.log_z, marks.raw_log_z, rel_tol=1e-5) == (name != "negative")
 
 
 def test_hard_negatives_have_no_kl_but_right_words():
@@ -269,6 +280,8 @@ def test_the_same_key_learns_the_same_and_every_student_learns(name):
 def test_nce_and_negative_sampling_with_log_kq_are_one_thing():
     nce, negative = (school().learn(name, 0.3, 40)[-1].marks for name in ("nce", "negative"))
     assert math.isclose(nce.kl, negative.kl, rel_tol=1e-4)
+    assert math.isclose(nce.log_z, negative.log_z, rel_tol=1e-3, abs_tol=1e-4)
+    assert math.isclose(nce.log_z_spread, negative.log_z_spread, rel_tol=1e-3)
 
 
 def test_all_students_are_told_the_same_key_at_the_same_update(monkeypatch):
@@ -291,9 +304,10 @@ def test_all_students_are_told_the_same_key_at_the_same_update(monkeypatch):
 
 
 def test_the_rate_that_ends_best_counts():
-    marks = {rate: demo.Marks(kl, kl, 0.0, 0.0, 0.5) for rate, kl in ((0.1, 0.3), (0.2, 0.1), (0.4, 0.2))}
+    of = lambda kl, right: demo.Marks(kl, 0.0, 0.0, right, kl, 0.0, 0.0)
+    marks = {rate: of(kl, 0.5) for rate, kl in ((0.1, 0.3), (0.2, 0.1), (0.4, 0.2))}
     assert demo.best_rate(marks) == 0.2
-    marks = {rate: demo.Marks(None, None, 0.0, 0.0, right) for rate, right in ((0.1, 0.3), (0.2, 0.1), (0.4, 0.4))}
+    marks = {rate: of(None, right) for rate, right in ((0.1, 0.3), (0.2, 0.1), (0.4, 0.4))}
     assert demo.best_rate(marks) == 0.4
     with pytest.raises(DemoError, match="with every learning rate of"):
         demo.best_rate({})
@@ -326,61 +340,122 @@ def test_the_updates_of_a_student_are_as_many_as_the_bar_is_told(name):
 # ---- what the numbers say -----------------------------------------------------------------------------------------
 
 
+BEGIN = 0.9  # KL
+
+
 def numbers_of(**kls):
     """Students with these KLs, and else the same numbers."""
-    rest = {"seconds": 1.0, "log_z": 1.0, "log_z_spread": 0.4, "right": 0.2}
+    rest = {"seconds": 2.0, "log_z": 1.0, "log_z_spread": 0.4, "right": 0.2, "curve": [{"kl": BEGIN}]}
     return {name.replace("_", "-"): {"kl": kl, "raw_kl": kl, **rest} for name, kl in kls.items()}
 
 
-def said(taught):
-    """sentence, as far as the first colon or comma -> (holds, numbers)."""
-    return {row["sentence"].split(":")[0].split(",")[0]: row for row in demo.verdicts(taught, SMALL)}
+def said(taught, gradients=((1, 0.4), (4, 0.3), (6, 0.1))):
+    """The first words of the sentence, as far as a colon or comma, or all of one that goes on -> holds, numbers."""
+    return {row["sentence"].split(":")[0].split(",")[0]: row for row in demo.verdicts(taught, SMALL, dict(gradients))}
 
 
-IS, NOT = "importance sampling", "(no slide) sampled softmax"
+BIASED, FEW, KQ = "IS", "… “esp. when N is small”", "… “biased when k ≠ |V| or Q is not uniform”"
+SAME, FASTER = "“select the same negative samples”", "(no slide) k = 3"
+WITHIN, LOG_Q = "(no slide) sampled", "(no slide) in-batch negatives need log q"
 
 
 @pytest.mark.parametrize(
     "few, many, holds", [(0.2, 0.1, True), (0.103, 0.1, False), (0.2, 0.2, False), (0.2, 0.3, False)]
 )
-def test_importance_sampling_is_called_biased_if_few_words_hurt_it_and_more_than_many(few, many, holds):
+def test_a_small_n_hurts_importance_sampling_if_few_words_do_and_more_than_many(few, many, holds):
     taught = numbers_of(importance_few=few, importance=many, ranking_few=0.1, ranking=0.1)
-    assert said(taught)[IS]["holds"] is holds
-    assert said(taught)[IS]["numbers"] == [few / 0.1, many / 0.1]
+    assert said(taught)[FEW]["holds"] is holds
+    assert said(taught)[FEW]["numbers"] == [few / 0.1, many / 0.1]
 
 
 def test_importance_sampling_is_compared_with_the_same_number_of_words():
     taught = numbers_of(importance_few=0.2, importance=0.1, ranking_few=0.2, ranking=0.1)
-    assert said(taught)[IS]["numbers"] == [1.0, 1.0] and said(taught)[IS]["holds"] is False
+    assert said(taught)[FEW]["numbers"] == [1.0, 1.0] and said(taught)[FEW]["holds"] is False
 
 
-@pytest.mark.parametrize("log_z, holds", [(0.05, True), (-0.05, True), (0.2, False), (-0.2, False)])
-def test_nce_has_set_z_to_one_if_log_z_is_near_zero(log_z, holds):
-    taught = numbers_of(nce=0.1)
-    taught["nce"]["log_z"] = log_z
-    assert said(taught)["noise contrastive estimation"]["holds"] is holds
+@pytest.mark.parametrize("last, holds", [(0.1, True), (0.0, False)])
+def test_importance_sampling_is_biased_if_the_enumeration_says_so_and_the_first_k_and_the_last_are_told(last, holds):
+    row = said(numbers_of(importance=0.1), {1: 0.4, 4: 0.3, 6: last})[BIASED]
+    assert row["numbers"] == [0.4, last] and row["holds"] is holds
+    assert row["measured"].endswith("k = 1, k = 6")
+
+
+@pytest.mark.parametrize(
+    "log_z, spread, holds",
+    [(0.0, 0.2, True), (-0.3, 0.3, True), (0.0, 0.7, False), (0.7, 0.0, False), (-0.7, 0.0, False)],
+)
+def test_nce_has_set_z_to_one_on_average_if_its_log_z_is_much_nearer_to_zero_than_that_of_the_full_softmax(
+    log_z, spread, holds
+):
+    taught = numbers_of(nce=0.1, full=0.1)  # whose is √1.16 from 0
+    taught["nce"] |= {"log_z": log_z, "log_z_spread": spread}
+    row = said(taught)["NCE"]
+    assert row["holds"] is holds and row["numbers"] == [math.hypot(log_z, spread), math.hypot(1.0, 0.4)]
+
+
+def test_before_anything_is_learned_nce_has_set_nothing():
+    """Since the full softmax's log Z is then as near to zero."""
+    assert said(numbers_of(nce=0.1, full=0.1))["NCE"]["holds"] is False
 
 
 @pytest.mark.parametrize("kl, raw_kl, similar, biased", [(0.1, 0.3, True, True), (0.2, 0.2, False, False)])
 def test_negative_sampling_is_similar_to_nce_and_biased_as_its_numbers_say(kl, raw_kl, similar, biased):
     taught = numbers_of(nce=0.1, negative=kl)
     taught["negative"]["raw_kl"] = raw_kl
-    rows = said(taught)
-    assert rows["negative sampling"]["holds"] is similar
-    assert rows["… but biased when k ≠ |V| or q is not uniform"]["holds"] is biased
+    assert said(taught)["negative sampling"]["holds"] is similar
+    assert said(taught)[KQ]["holds"] is biased
+
+
+@pytest.mark.parametrize("own, same, holds", [(4.0, 2.0, True), (2.0, 2.0, False), (4.0, 0.5, None), (0.4, 0.2, None)])
+def test_the_same_noise_is_faster_if_runs_of_a_second_and_more_say_so(own, same, holds):
+    taught = numbers_of(ranking_own=0.1, ranking_few=0.2)
+    taught["ranking-own"]["seconds"], taught["ranking-few"]["seconds"] = own, same
+    assert said(taught)[SAME]["holds"] is holds and said(taught)[SAME]["numbers"] == [own, same, 2.0]
+
+
+@pytest.mark.parametrize(
+    "few, in_batch, holds", [(1.2, 1.4, True), (1.2, 1.99, False), (3.0, 1.2, False), (0.9, 1.2, None)]
+)
+def test_sampling_is_faster_than_the_full_softmax_if_both_are(few, in_batch, holds):
+    taught = numbers_of(full=1.0, ranking_few=1.0, in_batch=1.0)
+    taught["ranking-few"]["seconds"], taught["in-batch"]["seconds"] = few, in_batch
+    assert said(taught)[FASTER]["holds"] is holds and said(taught)[FASTER]["numbers"] == [2.0, few, in_batch]
+
+
+@pytest.mark.parametrize("without, holds", [(0.5, True), (0.1, False)])
+def test_log_q_is_needed_if_it_is_worse_without_and_the_beginning_is_told(without, holds):
+    row = said(numbers_of(in_batch=0.1, in_batch_uncorrected=without))[LOG_Q]
+    assert row["holds"] is holds and row["numbers"] == [without, 0.1, BEGIN]
 
 
 @pytest.mark.parametrize("ratio, holds", [(1.05, True), (1.051, False), (0.9, True)])
 def test_within_5_percent_is_5_percent_of_the_full_softmax(ratio, holds):
     taught = numbers_of(full=1.0, ranking=ratio, ranking_few=2.0)
-    assert said(taught)[NOT]["holds"] is holds and said(taught)[NOT]["numbers"] == [ratio, 2.0]
+    assert said(taught)[WITHIN]["holds"] is holds and said(taught)[WITHIN]["numbers"] == [ratio, 2.0]
 
 
 def test_of_students_that_were_not_asked_for_nothing_is_said():
-    assert demo.verdicts(numbers_of(full=1.0), SMALL) == []
-    assert list(said(numbers_of(nce=1.0))) == ["noise contrastive estimation"]
+    assert said(numbers_of(full=1.0)) == {}
+    assert list(said(numbers_of(nce=1.0, full=1.0))) == ["NCE"]
     assert demo.ratio(numbers_of(full=1.0, nce=2.0), "nce", "full") == 2.0
     assert demo.ratio(numbers_of(full=1.0), "nce", "full") is None
+    assert demo.times_its_first(numbers_of(nce=1.8), "nce") == 2.0
+    assert demo.times_its_first({}, "nce") is None
+
+
+def test_who_ends_worse_than_it_began_is_found():
+    taught = numbers_of(full=0.1, nce=1.0, hard=None)
+    assert demo.worse_than_at_first(taught) == [taught["nce"]]
+
+
+def test_how_far_the_full_softmax_is_above_the_floor_or_below():
+    floor = demo.floor(SMALL, SMALL.updates)
+    assert demo.above(1.15 * floor, SMALL) == "15 % above" and demo.above(0.9 * floor, SMALL) == "10 % below"
+
+
+def test_seconds_are_told_below_a_minute_and_one_student_is_one():
+    assert [demo.duration(s) for s in (1.6, 59, 90)] == ["2 s", "59 s", "1.5 min"]
+    assert [demo.students(n) for n in (1, 2)] == ["1 student", "2 students"]
 
 
 def test_the_floor_is_half_the_free_parameters_over_the_examples():
@@ -426,6 +501,20 @@ MUTANTS = {
         "best_rate",
         lambda found: max(found, key=lambda rate: found[rate].kl or 0.0),
         lambda m: test_the_rate_that_ends_best_counts(),
+    ),
+    "log Z of the raw scores": (
+        "examined",
+        lambda layer, exam: (m := right_marks(layer, exam))._replace(log_z=m.raw_log_z),
+        lambda m: test_step_2_the_marks_are_sums_over_all_words("negative", m),
+    ),
+    "the mean of log Z alone": (
+        "away",
+        lambda one: abs(one["log_z"]),
+        lambda m: (
+            test_nce_has_set_z_to_one_on_average_if_its_log_z_is_much_nearer_to_zero_than_that_of_the_full_softmax(
+                0.0, 0.7, False
+            )
+        ),
     ),
     "all parameters": (
         "floor",
@@ -481,7 +570,18 @@ class TestQuick:
             assert one["learning_rate"] in demo.RATES and set(one["tried"]) == set(map(str, demo.RATES))
             best = min((end["kl"] for end in one["tried"].values() if end), key=lambda kl: kl or 0.0)
             assert one["kl"] == best == one["curve"][-1]["kl"]
-        assert "its scores taken for log P" in printed
+        assert "… taken for log P" in printed and "(where all begin)" in printed and "(the teacher)" in printed
+
+    def test_no_line_is_wider_than_a_projector(self, quick):
+        assert max(len(line.rstrip()) for line in quick[1].splitlines()[:-1]) <= 120
+
+    def test_a_rate_at_the_edge_of_those_tried_is_marked(self, quick):
+        out, printed = quick
+        rows = {line[2:].split("  ")[0]: line.split() for line in printed.splitlines() if line.startswith("  ")}
+        for one in read_json(out)["students"]:
+            rate = f"{one['learning_rate']}{'' if one['learning_rate'] == 0.2 else '*'}"
+            assert rate in rows[one["says"]]
+        assert "\n*: at the edge of the rates that were tried (0.1, 0.2, 0.4)" in printed
 
     def test_the_table_of_consistency_says_zero_where_the_slides_are_right(self, quick):
         gradients = {row["estimator"]: row["gradient"] for row in read_json(quick[0])["consistency"]}
@@ -493,7 +593,9 @@ class TestQuick:
     def test_the_slides_are_judged_by_the_numbers_of_the_students(self, quick):
         results = read_json(quick[0])
         taught = {one["name"]: one for one in results["students"]}
-        assert results["verdicts"] == json.loads(json.dumps(demo.verdicts(taught, demo.SIZES["quick"])))
+        gradients = {row["estimator"]: row["gradient"] for row in results["consistency"]}["importance sampling"]
+        gradients = {int(k): size for k, size in gradients.items()}
+        assert results["verdicts"] == json.loads(json.dumps(demo.verdicts(taught, demo.SIZES["quick"], gradients)))
         assert len(results["verdicts"]) == len(demo.CLAIMS)
 
     def test_the_questions_to_predict_are_answered(self, quick):
@@ -502,6 +604,9 @@ class TestQuick:
         assert results["predict"] == {
             "kl_of_few_shared_noise_words_over_that_of_the_full_softmax": kl["ranking-few"] / kl["full"],
             "kl_of_in_batch_negatives_without_log_q_over_that_with_it": kl["in-batch-uncorrected"] / kl["in-batch"],
+            "kl_of_in_batch_negatives_without_log_q_over_that_at_the_beginning": (
+                kl["in-batch-uncorrected"] / results["students"][0]["curve"][0]["kl"]
+            ),
         }
 
     def test_forgetting_log_q_costs_more_than_any_other_thing(self, quick):
@@ -519,9 +624,13 @@ def test_methods_names_some_and_nothing_is_said_of_others(tmp_path, capsys):
 
 
 @pytest.mark.cpu
-def test_a_student_without_a_kl_alone_has_no_curve(tmp_path):
+def test_a_student_without_a_kl_alone_has_no_picture_nor_keeps_those_of_another_run(tmp_path, capsys):
+    for name in ("kl.png", "log-z.png"):
+        (tmp_path / name).write_bytes(b"of another run")
     demo.main(["--quick", "--methods", "hard", "--out", str(tmp_path)])
-    assert {path.name for path in tmp_path.iterdir()} == {"log-z.png", "results.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json"}
+    printed = capsys.readouterr().out
+    assert "1 student, " in printed and "KL" not in printed, "nor a column of dashes"
 
 
 @pytest.mark.parametrize("power", ["-1", "nan", "inf"])
@@ -556,7 +665,7 @@ def test_ctrl_c_leaves_the_students_that_are_done(monkeypatch, tmp_path, capsys)
     stopped_after(2, monkeypatch, tmp_path)
     results = read_json(tmp_path)
     assert [one["name"] for one in results["students"]] == ["full", "ranking"] and results["stopped_early"]
-    assert "stopped early: of 3 students 2 are done, and shown" in capsys.readouterr().out
+    assert "stopped early: of 3 students 2 done, and shown" in capsys.readouterr().out
 
 
 @pytest.mark.cpu

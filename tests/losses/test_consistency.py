@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -511,6 +512,28 @@ def test_a_zero_that_is_no_minimum_is_not_called_consistent(loss, what):
     assert str(found).endswith(wrong if what != "minimum" else "\nconsistent: zero to 1e-12")
 
 
+def test_where_a_gradient_is_not_zero_this_is_told_before_the_zeros_that_are_no_minima():
+    """Flat for k = 1 and 4, a minimum for k = 2, and else as without log q."""
+    factor = {1: 0.0, 4: 0.0}
+    loss = lambda t, n, draw: (
+        composed(t, n, draw) if draw.k == 2 else factor.get(draw.k, 1.0) * (mg.logsumexp(n, axis=1) - t)
+    )
+    said = str(check_consistency(loss, k=(1, 2, 3, 4, 5))).splitlines()[-1]
+    wanted = "not consistent: not zero to 1e-12 for k = 3, 5; zero, but no minimum: flat for k = 1, flat for k = 4"
+    assert said == wanted
+    assert str(check_consistency(loss, k=(2, 3))).endswith("\nnot consistent: zero to 1e-12 for k = 2 only")
+    assert str(check_consistency(loss, k=(3, 5))).endswith("\nnot consistent: not zero to 1e-12")
+
+
+def test_the_verdict_that_the_readme_shows_is_the_last_line_of_what_it_prints():
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    (code,) = (part for part in readme.split("```python\n")[1:] if "check_consistency" in part.split("```")[0])
+    body, shown = code.split("```")[0].split("print(check_consistency(mine))  # its last line: ")
+    names = {}
+    exec(body, names)
+    assert str(check_consistency(names["mine"])).splitlines()[-1] == shown.strip()
+
+
 def test_a_constant_added_to_all_scores_is_no_direction_that_counts():
     """Least in all differences of scores, greatest in their sum: what is learnt, but for a constant, is P."""
 
@@ -583,7 +606,7 @@ def test_it_prints_the_distributions_the_gradient_and_the_verdict():
     assert lines[0].split() == ["P", *(f"{p:.4f}" for p in P)]
     assert lines[1].split() == ["q", *(f"{q:.4f}" for q in Q)]
     assert lines[3].split()[:2] == ["1", "0"] and len(lines[3].split()) == 2 + V
-    assert lines[-1] == "not consistent: not zero to 1e-12, but for k = 1"
+    assert lines[-1] == "not consistent: zero to 1e-12 for k = 1 only"
     assert str(check_consistency(composed, k=2)).endswith("\nconsistent: zero to 1e-12")
 
 
