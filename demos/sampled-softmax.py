@@ -80,7 +80,7 @@ SHARPNESS = 1.5
 RATES = (0.1, 0.2, 0.4)
 MARGIN = 1.05  # what is nearer to one is no difference
 HELD = 0.5  # of the full softmax's log Z: what is nearer to 0 was held there
-MEASURABLE = 1.0  # seconds: of shorter runs none is called faster
+MEASURABLE = 1.0  # seconds: of runs that are all shorter none is called faster
 PIECE = 32  # updates for which contexts are drawn at once
 AT_ONCE = 1 << 22  # numbers in the largest array of words' probabilities
 
@@ -377,8 +377,8 @@ def away(one: dict) -> float:
 
 
 def faster(these: Sequence[float], than: float) -> bool | None:
-    """Whether all of these seconds are fewer; None where the runs are so short that clocks can't tell."""
-    return None if min(*these, than) < MEASURABLE else max(these) * MARGIN < than
+    """Whether all of these seconds are fewer; None where none is long enough for clocks to tell."""
+    return None if max(*these, than) < MEASURABLE else max(these) * MARGIN < than
 
 
 CLAIMS = [
@@ -502,7 +502,9 @@ def print_consistency(checked: estimators.Table) -> None:
 
 def three(number: float | None) -> str | None:
     """For people: three digits."""
-    return number if number is None else f"{number:.3g}"
+    if number is None:
+        return None
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:#.3g}"
 
 
 def print_students(taught: dict[str, dict], exam: Exam) -> None:
@@ -532,7 +534,7 @@ def print_students(taught: dict[str, dict], exam: Exam) -> None:
         tried = ", ".join(map(str, RATES))
         print(f"*: at the edge of the rates that were tried ({tried}); beyond it the student may do better still")
     for one in worse_than_at_first(taught):
-        print(f"{one['says']} ends worse than it began: its KL goes from {began(one):.3g} to {one['kl']:.3g}")
+        print(f"{one['says']} ends worse than it began: its KL goes from {three(began(one))} to {three(one['kl'])}")
     print()
 
 
