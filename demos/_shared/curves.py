@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from _shared.plots import _save
+from _shared.plots import save_figure
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -67,7 +67,7 @@ def curves(
         figure.add_artist(Line2D([624, 664], [place, place], **dashes, **to_pixels))
         said = f"{look['y'][-1]:.3f}  {name}"
         figure.text(0.42, place / HIGH, said, fontsize=14, color=look.get("color"), va="center", parse_math=False)
-    _save(figure, path, show)
+    save_figure(figure, path, show)
 
 
 def apart(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
@@ -119,4 +119,4 @@ def intervals(path: Path, title: str, rows: Sequence[tuple[str, float, float]], 
     figure.suptitle(title, fontsize=22, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3, axis="x")
-    _save(figure, path, show)
+    save_figure(figure, path, show)

@@ -45,7 +45,7 @@ def word_map(path: Path, words: Sequence[str], vectors: np.ndarray, title: str, 
         if (abs(centres[i] - places[i]) > 2 * halves[i]).any():
             line = np.transpose([places[i], centres[i]])
             axes.plot(*line, color=COLOURS[cluster], alpha=0.4, marker=".", markevery=[0])
-    _save(figure, path, show)
+    save_figure(figure, path, show)
 
 
 def _places_and_clusters(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +94,7 @@ def bars(path: Path, title: str, labels: Sequence[str], values: Sequence[float],
     axes.set_xlabel(unit + (" (logarithmic)" if logarithmic else ""), fontsize=16, parse_math=False)
     axes.set_title(title, fontsize=22, parse_math=False, pad=14)
     axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path, show)
+    save_figure(figure, path, show)
 
 
 def lines(path: Path, title: str, panels: Sequence[Mapping], show=False) -> None:
@@ -153,7 +153,7 @@ def lines(path: Path, title: str, panels: Sequence[Mapping], show=False) -> None
         legend.set_frame_on(False)
         for label in legend.get_texts():
             label.set(fontsize=14, parse_math=False)
-    _save(figure, path, show)
+    save_figure(figure, path, show)
 
 
 def bands(path: Path, title: str, rows: Sequence[Sequence[Mapping]], show=False) -> None:
@@ -200,7 +200,7 @@ def bands(path: Path, title: str, rows: Sequence[Sequence[Mapping]], show=False)
     legend.set_frame_on(False)
     for label in legend.get_texts():
         label.set(fontsize=15, parse_math=False)
-    _save(figure, path, show)
+    save_figure(figure, path, show)
 
 
 def blocks(path: Path, title: str, parts: Sequence[Mapping], foot: Sequence[str] = (), show=False) -> None:
@@ -253,7 +253,7 @@ def blocks(path: Path, title: str, parts: Sequence[Mapping], foot: Sequence[str]
         for line, text in enumerate(part.get("below", [])):
             axes.text(left + x_size / 2, down + 20 + 26 * line, text, fontsize=15, **style)
         left += x_size + of_right
-    _save(figure, path, show)
+    save_figure(figure, path, show)
 
 
 def short(value: float) -> str:
@@ -264,7 +264,8 @@ def short(value: float) -> str:
     return f"{value:,.{min(digits, 4)}f}".replace("-", "−")
 
 
-def _save(figure: Figure, path: Path, show: bool) -> None:
+def save_figure(figure: Figure, path: Path, show: bool) -> None:
+    """Writes a PNG, whole or not at all; show: opens it in a window, too."""
     with atomic_write(path, binary=True) as file:
         figure.canvas.print_png(file)
     if not show:

@@ -518,7 +518,7 @@ def test_a_band_that_is_not_finite_is_refused(tmp_path):
 @pytest.mark.parametrize("dim, word", [(4, "a"), (16, "documentation"), (20, "the")])
 def test_an_equation_in_blocks_stays_inside_its_picture(dim, word, tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path, show: figures.append(figure))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path, show: figures.append(figure))
     words, column = [word] * 12, np.linspace(-1.0, 1.0, 12)[:, None]
     parts = [
         {"name": "W", "values": np.ones((12, dim)), "left": words, "below": ["⋮", "4,096 × 16 numbers"]},

@@ -610,6 +610,16 @@ def test_it_prints_the_distributions_the_gradient_and_the_verdict():
     assert str(check_consistency(composed, k=2)).endswith("\nconsistent: zero to 1e-12")
 
 
+def test_what_is_nearly_zero_is_not_zero():
+    """Of the full softmax, a millionth of a nat beside its optimum."""
+    full = called("full softmax")
+    beside = np.log(P) + 1e-6 * np.eye(V)[0]
+    found = check_consistency(full.loss_of_scores, k=1, optimum=beside, draws=full.draws)
+    assert 1e-8 < found.sizes[1] < 1e-6
+    assert not found.consistent and found.shapes == {}
+    assert "not zero to 1e-12" in str(found) and f"{found.sizes[1]:.0e}" in str(found)
+
+
 def test_the_table_prints_a_row_an_estimator_and_a_dash_where_distinct_words_run_out():
     table = all_estimators.table(k=(1, 6))
     lines = str(table).splitlines()
