@@ -22,10 +22,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .suites import Chapter, Lesson, hard, importance, in_batch, nce, negative, ranking, softmax
+from .suites import (
+    Chapter,
+    Lesson,
+    adaptive,
+    binary_code,
+    class_based,
+    error_correcting,
+    hard,
+    hierarchical,
+    hybrid,
+    importance,
+    in_batch,
+    nce,
+    negative,
+    ranking,
+    softmax,
+    von_mises_fisher,
+)
 
-CHAPTERS = {page.CHAPTER.name: page.CHAPTER for page in (softmax, importance, ranking, nce, negative, in_batch, hard)}
-
+SAMPLED = softmax, importance, ranking, nce, negative, in_batch, hard
+STRUCTURED = class_based, hierarchical, adaptive, binary_code, hybrid, error_correcting, von_mises_fisher
+CHAPTERS = {page.CHAPTER.name: page.CHAPTER for page in SAMPLED + STRUCTURED}
 
 WANTED = "the function is given NumPy's arrays, and must return arrays, or tensors of minigrad"
 

@@ -143,6 +143,12 @@ class ScoreCost(NamedTuple):
     test: float
 
 
+def new_table(key: mg.Key, num_rows: int, dim: int, bias: bool) -> tuple[mg.Tensor, mg.Tensor | None]:
+    """A weight (num_rows, dim), uniform in ±1/(2 dim), and a bias of zeros, or None."""
+    weight = mg.param((key.uniform((num_rows, dim)) - 0.5) / dim)
+    return weight, mg.param([0.0] * num_rows) if bias else None
+
+
 class OutputLayer:
     """An output layer over `vocab_size` words for contexts of `dim` numbers: equation (1) and a way to train it.
 
@@ -150,6 +156,8 @@ class OutputLayer:
     counts: how often each id occurs, (V,); where a method needs them and none are given it takes Zipf's law,
     count ∝ 1 / (id + 1). key: the `minigrad.Key` of the initial weights.
     """
+
+    tables: tuple[str, ...] = ("weight", "bias")  # the names of what is learned, None among them or not
 
     def __init__(self, vocab_size: int, dim: int, *, counts: Any = None, key: mg.Key, bias: bool = True):
         name = type(self).__name__
@@ -160,11 +168,13 @@ class OutputLayer:
             raise ValueError(f"losses.{name}: counts must be {vocab_size} numbers, got {len(self.counts)}")
         if not isinstance(key, mg.Key):
             raise TypeError(f"losses.{name}: key must be a minigrad.Key, as minigrad.Key(1); got {type(key).__name__}")
-        self.weight = mg.param((key.uniform((self.vocab_size, self.dim)) - 0.5) / self.dim)
-        self.bias = mg.param([0.0] * self.vocab_size) if bias else None
+        self._make_tables(key, bias)
+
+    def _make_tables(self, key: mg.Key, bias: bool) -> None:
+        self.weight, self.bias = new_table(key, self.vocab_size, self.dim, bias)
 
     def parameters(self) -> list[mg.Tensor]:
-        return [self.weight] if self.bias is None else [self.weight, self.bias]
+        return [table for name in self.tables if (table := getattr(self, name)) is not None]
 
     def loss(self, hidden: mg.Tensor, targets: Any, *, key: mg.Key | None = None, reduction: str = "mean") -> mg.Tensor:
         """The loss of contexts `hidden` (B, d) with right words `targets` (B,): a scalar, or (B,) with "none".
@@ -186,6 +196,11 @@ class OutputLayer:
         """log P(w | h) of every word, (B, V), normalised: O(B V d)."""
         scores = self.scores(hidden)
         return scores - mg.logsumexp(scores, axis=1, keepdims=True)
+
+    def log_prob_of(self, hidden: mg.Tensor, targets: Any) -> mg.Tensor:
+        """log P(w | h) of one word for each context, `targets` (B,), normalised: (B,). Here O(B V d)."""
+        hidden, targets = self._for_loss(hidden, targets)
+        return mg.take_along_axis(self.log_prob(hidden), targets[:, None], axis=1)[:, 0]
 
     def log_z(self, hidden: mg.Tensor) -> mg.Tensor:
         """log Σ_w e^{s_w} of the raw scores, (B,): 0 where they are log-probabilities already."""

@@ -23,6 +23,7 @@ from losses.sampled.negative import negative_sampling
 from losses.sampled.ranking import sampled_softmax
 from losses.samplers import GumbelTopK, Unigram, Unique, zipf
 from losses.softmax import softmax_cross_entropy
+from losses.structured.error_correcting import ConvolutionalCode
 from minigrad.check import tensors
 
 pytestmark = pytest.mark.layers
@@ -37,6 +38,15 @@ def sampled(kind, sampler=None, **options):
         return kind(vocab_size, dim, counts=counts, k=k, **options, **chosen, **more)
 
     return make
+
+
+def directions(n, dim):
+    """Unit vectors, (n, dim)."""
+    vectors = np.random.default_rng(5).normal(size=(n, dim))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+CONVOLUTIONAL = partial(ConvolutionalCode, memory=2)
 
 
 def unique(counts):
@@ -62,8 +72,23 @@ OTHERS = {  # which draw nothing
     "in-batch, repeats masked": partial(losses.InBatchSoftmax, mask_repeats=True),
     "hard negatives": partial(losses.HardNegatives, n=3),
 }
-LAYERS = SAMPLED | OTHERS
-SPARSE = {name: make for name, make in LAYERS.items() if not name.startswith("softmax")}  # which look at some rows only
+STRUCTURED = {  # whose words have no row of their own
+    "class-based": losses.ClassSoftmax,
+    "class-based, two classes": lambda v, d, **o: losses.ClassSoftmax(v, d, classes=np.arange(v) % 2, **o),
+    "hierarchical": losses.HierarchicalSoftmax,
+    "hierarchical, balanced": partial(losses.HierarchicalSoftmax, tree="balanced"),
+    "adaptive": losses.AdaptiveSoftmax,
+    "adaptive, two clusters": lambda v, d, **o: losses.AdaptiveSoftmax(v, d, cutoffs=[v // 3, 2 * v // 3], **o),
+    "binary code": losses.BinaryCode,
+    "binary code, squared": partial(losses.BinaryCode, bit_loss="squared"),
+    "hybrid": partial(losses.HybridCode, num_frequent=2),
+    "hybrid, error-correcting": partial(losses.HybridCode, num_frequent=2, codebook=CONVOLUTIONAL),
+    "error-correcting": partial(losses.ErrorCorrectingCode, memory=2),
+    "von Mises-Fisher": lambda v, d, **o: losses.VonMisesFisher(v, d, embeddings=directions(v, 5), **o),
+}
+ROWS = SAMPLED | OTHERS  # who have a row a word
+LAYERS = ROWS | STRUCTURED
+SPARSE = {name: make for name, make in ROWS.items() if not name.startswith("softmax")}  # which look at some rows only
 
 
 def each(layers):
@@ -78,9 +103,14 @@ B, TARGETS = 5, [2, 0, 2, 5, 2]  # ids are repeated, and with k = 3 of V = 6 som
 def with_weights(make, vocab_size=V, dim=D, dtype="float64", **options):
     """A layer with weights and biases from −1 to 1, so that scores differ."""
     layer = make(vocab_size, dim, key=KEY, **options)
-    learned = [mg.param(2 * KEY.fold(i).uniform(p.shape, dtype) - 1) for i, p in enumerate(layer.parameters())]
-    layer.weight, layer.bias = learned if len(learned) == 2 else (*learned, None)
+    for i, name in enumerate(learned(layer)):
+        setattr(layer, name, mg.param(2 * KEY.fold(i).uniform(getattr(layer, name).shape, dtype) - 1))
     return layer
+
+
+def learned(layer):
+    """The names of its parameters."""
+    return [name for name in layer.tables if getattr(layer, name) is not None]
 
 
 def contexts(batch=B, dim=D, dtype="float64"):
@@ -210,7 +240,7 @@ def test_how_many_rows_have_a_gradient_does_not_depend_on_v(make):
     assert len(found) == 1
 
 
-@each({name: make for name, make in LAYERS.items() if name not in SPARSE})
+@each({name: make for name, make in ROWS.items() if name not in SPARSE})
 def test_the_exact_softmax_has_a_gradient_for_each_row(make):
     layer = with_weights(make)
     layer.loss(contexts(), TARGETS).backward()
@@ -255,7 +285,7 @@ def test_the_same_key_has_the_same_noise_and_another_key_another(make):
     assert of(mg.Key(1)) == of(mg.Key(1)) != of(mg.Key(2))
 
 
-@each(OTHERS)
+@each(OTHERS | STRUCTURED)
 def test_without_noise_the_key_changes_nothing(make):
     layer = with_weights(make)
     of = lambda key: layer.loss(contexts(), TARGETS, key=key).item()
@@ -283,6 +313,48 @@ def test_each_example_can_be_weighed_by_itself(make):
     assert np.allclose(mg.to_cpu(hidden.grad), expected, rtol=1e-12, atol=1e-14)
 
 
+# ---- what is predicted --------------------------------------------------------------------------------------------
+
+
+def has_log_prob(layer):
+    return not isinstance(layer, losses.HardNegatives)
+
+
+@each_layer
+def test_the_probabilities_of_all_words_add_up_to_one(make):
+    layer = with_weights(make, 37)
+    if has_log_prob(layer):
+        sums = np.exp(layer.log_prob(mg.param(3 * contexts().data)).numpy()).sum(axis=1)
+        assert np.allclose(sums, 1, rtol=0, atol=1e-12)
+
+
+@each_layer
+def test_the_probability_of_one_word_is_that_among_all(make):
+    layer = with_weights(make, 37)
+    if has_log_prob(layer):
+        targets = [9, 36, 9, 3, 11]
+        expected = layer.log_prob(contexts()).numpy()[np.arange(5), targets]
+        assert np.allclose(layer.log_prob_of(contexts(), targets).numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 3, 37])
+@each_layer
+def test_the_best_words_are_those_of_the_highest_scores_best_first(make, k):
+    layer = with_weights(make, 37)
+    ids, scores = map(mg.to_cpu, layer.topk(contexts(), k))
+    expected = layer.scores(contexts()).numpy()
+    order = np.argsort(-expected, axis=1, kind="stable")[:, :k]
+    assert (ids == order).all()
+    assert np.allclose(scores, np.take_along_axis(expected, order, axis=1), rtol=1e-12, atol=1e-12)
+
+
+@each_layer
+def test_more_words_than_there_are_cannot_be_the_best(make):
+    layer = with_weights(make)
+    with pytest.raises(ValueError, match=rf"{called(layer)}.topk: k must lie in 1 to {V}, got {V + 1}"):
+        layer.topk(contexts(), V + 1)
+
+
 # ---- large and small numbers ----------------------------------------------------------------------------------------
 
 
@@ -294,7 +366,7 @@ def test_scores_of_ten_thousand_have_finite_losses_and_gradients(make, sign, dty
     hidden = mg.param(sign * 1e4 * contexts(dtype=dtype).data)
     loss = layer.loss(hidden, TARGETS, key=KEY, reduction="sum")
     loss.backward()
-    assert abs(layer.raw_scores(hidden).numpy()).max() > 1e4 and loss.dtype == dtype
+    assert abs(layer.scores(hidden).numpy()).max() > 1e3 and loss.dtype == dtype
     assert math.isfinite(loss.item())
     for p in [hidden, *layer.parameters()]:
         assert p.grad.dtype == dtype and np.isfinite(written_out(p.grad)).all()
@@ -305,9 +377,10 @@ def test_float32_is_float64_but_for_rounding(make):
     found = []
     for dtype in ("float32", "float64"):
         layer, hidden = with_weights(make), mg.param(contexts().data, dtype=dtype)
-        layer.weight, layer.bias = mg.param(layer.weight.data, dtype=dtype), mg.param(layer.bias.data, dtype=dtype)
+        for name in learned(layer):
+            setattr(layer, name, mg.param(getattr(layer, name).data, dtype=dtype))
         layer.loss(hidden, TARGETS, key=KEY).backward()
-        found.append((mg.to_cpu(hidden.grad), written_out(layer.weight.grad)))
+        found.append([mg.to_cpu(hidden.grad), *(written_out(p.grad) for p in layer.parameters())])
     for single, double in zip(*found, strict=True):
         assert np.allclose(single, double, rtol=1e-4, atol=1e-5)
 
@@ -371,6 +444,11 @@ def test_noise_without_replacement_is_refused_where_the_derivation_needs_indepen
         losses.NegativeSampling,
         losses.SampledSoftmax,
         losses.ImportanceSampling,
+        losses.ClassSoftmax,
+        losses.HierarchicalSoftmax,
+        losses.AdaptiveSoftmax,
+        losses.BinaryCode,
+        losses.ErrorCorrectingCode,
     ],
 )
 def test_counts_that_are_none_are_refused(kind, counts, message):
@@ -481,7 +559,7 @@ def test_hidden_that_is_not_finite_is_refused(make, value):
 @each_layer
 def test_weights_that_have_blown_up_are_noticed_at_the_loss(make):
     layer = with_weights(make)
-    layer.weight = mg.param(np.full((V, D), math.nan))
+    layer.weight = mg.param(np.full(layer.weight.shape, math.nan))
     with pytest.raises(
         FloatingPointError, match=f"{called(layer)}: the loss of some example is not finite: the weights"
     ):

@@ -1,0 +1,7 @@
+"""To be written."""
+
+from .layer import StructuredLayer
+
+
+class HierarchicalSoftmax(StructuredLayer):
+    pass
