@@ -48,12 +48,14 @@ At test.
          most probable of what has been come to, node or word, always: the first k words that are taken are the k best.
          A node is looked at only if its probability is at least that of the k-th best word, P_k; at one depth at most
          1 / P_k nodes are so probable, which makes at most (1 + the greatest depth of a node) / P_k rows. Next to
-         nothing if the model is sure, all V − 1 if it knows nothing.
+         nothing if the model is sure; all V − 1 if in a balanced tree it has all words equally probable.
 """
+
+from typing import Any
 
 import minigrad as mg
 from minigrad.arguments import whole
-from minigrad.backend import quiet, type_of_array, xp_of
+from minigrad.backend import DeviceError, on_cpu, quiet, type_of_array, xp_of
 from minigrad.rows import worth_a_kernel
 from minigrad.rules import look_up, scatter_rows
 from minigrad.rules import rows as rows_of
@@ -66,7 +68,7 @@ from .trees import Paths, Tree, balanced, children_of, expected_length, huffman 
 # ---- the naive way: a product of probabilities, left to the engine -------------------------------------------------
 
 
-def hierarchical_softmax_naive(node_scores, *, turns):
+def hierarchical_softmax_naive(node_scores: Any, *, turns: type_of_array) -> Any:
     """(1) as it stands: node_scores (B, L), turns (B, L) -> −log P (B,). Infinite where a score is −1000, turn +1."""
     return -mg.log(mg.where(turns != 0, mg.sigmoid(node_scores * turns), 1.0)).sum(axis=1)
 
@@ -74,7 +76,7 @@ def hierarchical_softmax_naive(node_scores, *, turns):
 # ---- the derived way: a pure function of scores -------------------------------------------------------------------
 
 
-def hierarchical_softmax(node_scores, *, turns):
+def hierarchical_softmax(node_scores: Any, *, turns: type_of_array) -> tuple[Any, Any]:
     """Loss (3) and gradient (4): node_scores (B, L), turns (B, L) -> loss (B,), G (B, L).
 
     Of arrays, or of tensors if it is to be differentiated again. turns: +1 where the way goes to the first child, −1 to
@@ -126,19 +128,16 @@ def _path_scores_rule(g, y, rows, hidden, weight, *bias, nodes, places, length):
 
 path_scores = mg.primitive("path_scores", _path_scores, joint=_path_scores_rule)
 
-# log P of all words from the log-probabilities of all ways, (7), and back; each is the other's derivative
+# (7), from the log-probabilities of all ways to those of all words, and back: each is the other's derivative
 sums_down = mg.primitive(
-    "sums_down",
-    lambda ways, *, tree: tree.sums_down(ways),
-    keep="",
-    d=[lambda g, y, ways, tree: sums_up(g, tree=tree)],
+    "sums_down", lambda ways, *, tree: tree.sums_down(ways), d=[lambda g, *_, tree: sums_up(g, tree=tree)], keep=""
 )
 sums_up = mg.primitive(
-    "sums_up",
-    lambda words, *, tree: tree.sums_up(words),
-    keep="",
-    d=[lambda g, y, words, tree: sums_down(g, tree=tree)],
+    "sums_up", lambda words, *, tree: tree.sums_up(words), d=[lambda g, *_, tree: sums_down(g, tree=tree)], keep=""
 )
+
+
+# ---- the layer -----------------------------------------------------------------------------------------------------
 
 
 class HierarchicalSoftmax(StructuredLayer):
@@ -148,7 +147,16 @@ class HierarchicalSoftmax(StructuredLayer):
     in the two forms that `trees.py` describes. The tree is kept as `tree`. counts, key, bias: see `OutputLayer`.
     """
 
-    def __init__(self, vocab_size, dim, *, counts=None, key, tree="huffman", bias=True):
+    def __init__(
+        self,
+        vocab_size: int,
+        dim: int,
+        *,
+        counts: Any = None,
+        key: mg.Key,
+        tree: Any = "huffman",
+        bias: bool = True,
+    ):
         super().__init__(vocab_size, dim, counts=counts, key=key, bias=bias)
         if isinstance(tree, str):
             if tree not in ("huffman", "balanced"):
@@ -173,7 +181,7 @@ class HierarchicalSoftmax(StructuredLayer):
         """log P(w | h) of every word, (B, V), by (7): O(B V d)."""
         scores = self.weight @ self._checked(hidden).T  # (V − 1, B)
         scores = scores if self.bias is None else scores + self.bias.reshape((-1, 1))
-        ways = mg.stack([mg.logsigmoid(scores), mg.logsigmoid(-scores)], axis=1)  # (V − 1, 2, B)
+        ways = mg.logsigmoid(mg.stack([scores, -scores], axis=1))  # (V − 1, 2, B)
         return sums_down(ways, tree=self.tree).T
 
     def log_prob_of(self, hidden, targets):
@@ -183,22 +191,23 @@ class HierarchicalSoftmax(StructuredLayer):
 
     def topk(self, hidden, k):
         """The k most probable words of each context, best first: ids (B, k), log P (B, k). By (8), on a GPU by (7)."""
-        hidden = self._checked(hidden)
         if not worth_a_kernel(self.weight.data, self.weight.data):
             return super().topk(hidden, k)
         return self.search(hidden, k)[:2]
 
-    def search(self, hidden, k: int) -> tuple[type_of_array, type_of_array, type_of_array]:
-        """`topk` by (8), in main memory, and how many nodes were looked at for each context: (B, k), (B, k), (B,)."""
-        hidden = self._checked(hidden).data
-        if whole("losses.HierarchicalSoftmax.search: k", k) > self.vocab_size:
+    def search(self, hidden: mg.Tensor, k: int) -> tuple[type_of_array, type_of_array, type_of_array]:
+        """`topk` by (8), and how many nodes were looked at for each context: (B, k), (B, k), (B,). In main memory."""
+        hidden, weight = self._checked(hidden).data, self.weight.data
+        if whole("losses.HierarchicalSoftmax.topk: k", k) > self.vocab_size:
             raise ValueError(f"losses.HierarchicalSoftmax.topk: k must lie in 1 to {self.vocab_size}, got {k}")
-        xp, weight = xp_of(hidden), self.weight.data
+        if not on_cpu(hidden) or not on_cpu(weight):
+            raise DeviceError("losses.HierarchicalSoftmax.search: it goes step by step, on a CPU; on a GPU use topk")
+        xp = xp_of(hidden)
         ids, scores = xp.empty((len(hidden), k), "int64"), xp.empty((len(hidden), k), weight.dtype)
         looked_at = xp.empty(len(hidden), "int64")
-        bias = xp.empty(0, weight.dtype) if self.bias is None else self.bias.data
-        hidden, weight = xp.ascontiguousarray(hidden), xp.ascontiguousarray(weight)
-        kernels.best_first(hidden, weight, bias, self.tree.children, self.tree.root, ids, scores, looked_at)
+        bias = xp.zeros(0, weight.dtype) if self.bias is None else self.bias.data
+        tree, hidden = self.tree, xp.ascontiguousarray(hidden)
+        kernels.best_first(hidden, weight, bias, tree.children, tree.root, ids, scores, looked_at)
         return ids, scores, looked_at
 
     def score_cost(self, batch_size=1):
