@@ -89,7 +89,8 @@ def balanced(words: Any) -> type_of_array:
 def expected_length(counts: Any, tree: Any) -> float:
     """E ℓ = Σ_w p(w) ℓ(w): decisions a word, if words occur `counts` times, (V,)."""
     counts = _several("losses.expected_length", counts)
-    return Tree(children_of("losses.expected_length: tree", tree, len(counts))).expected_length(backend.asarray(counts))
+    name = "losses.expected_length: tree"
+    return Tree(children_of(name, tree, len(counts)), name).expected_length(backend.asarray(counts))
 
 
 def _several(operation: str, counts: Any) -> type_of_array:

@@ -112,7 +112,7 @@ def filling_counts_nothing(f, node_scores, turns, rubbish):
         for row, ys in zip(node_scores.tolist(), turns.tolist(), strict=True)
     ]
     close(loss, expected, f"the loss with {rubbish} as filling")
-    close(np.where(wider == 0, g, 0.0), np.zeros(wider.shape), f"G of the filling, which is {rubbish},")
+    close(np.where(wider == 0, np.asarray(g), 0.0), np.zeros(wider.shape), f"G of the filling, which is {rubbish},")
 
 
 def loss_is_right_far_from_zero(f, node_scores, turns):

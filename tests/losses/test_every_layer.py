@@ -24,6 +24,7 @@ from losses.sampled.ranking import sampled_softmax
 from losses.samplers import GumbelTopK, Unigram, Unique, zipf
 from losses.softmax import softmax_cross_entropy
 from losses.structured.error_correcting import ConvolutionalCode
+from losses.structured.hierarchical import hierarchical_softmax
 from minigrad.check import tensors
 
 pytestmark = pytest.mark.layers
@@ -166,6 +167,11 @@ def hits(scores):
     return mg.backend.asarray((np.arange(m) == np.arange(n)[:, None] % m) & (m > 1))
 
 
+def turns(shape):
+    """To the first child, to the second, and no node, in turn."""
+    return mg.backend.asarray(np.resize(np.array([1, -1, 0], "int8"), shape))
+
+
 PURE = {  # a function of (B,) and (B, n) scores, or of one kind of scores, with what the sampler says
     "softmax": lambda t, n: of_scores(lambda s: softmax_cross_entropy(s, mg.backend.asarray([0] * len(s))))(n),
     "importance sampling": lambda t, n: of_scores(importance_sampling)(t, n, log_count_noise=logs(n.shape[1])),
@@ -182,6 +188,7 @@ PURE = {  # a function of (B,) and (B, n) scores, or of one kind of scores, with
         n @ n.T, log_q=logs(len(t)), repeats=mg.backend.asarray(np.eye(len(t), k=1) > 0)
     ),
     "hard negatives": lambda t, n: of_scores(margin_loss)(t, n, margin=0.25),
+    "hierarchical": lambda t, n: of_scores(hierarchical_softmax)(n, turns=turns(n.shape)),
 }
 
 
