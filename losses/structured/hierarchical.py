@@ -1,9 +1,9 @@
 """Hierarchical softmax: instead of one choice among V words some log₂ V choices between two, down a binary tree.
 
 Every word is a leaf of a binary tree. At each of its V − 1 nodes one decision is made: first child or second? The way
-from the root to a word is a series of such decisions, and the word's probability is that of all of them together (Morin
-and Bengio, "Hierarchical Probabilistic Neural Network Language Model", AISTATS 2005; with Huffman's tree in word2vec:
-Mikolov, Sutskever, Chen, Corrado, Dean, NIPS 2013, §2.1).
+from the root to a word is a series of such decisions (on the slide 0 1 1 1 0, to word 14), and the word's probability
+that of all of them together. (Morin and Bengio, "Hierarchical Probabilistic Neural Network Language Model", AISTATS
+2005; with Huffman's tree, as in word2vec: Mikolov, Sutskever, Chen, Corrado, Dean, NIPS 2013, §2.1.)
 
     h   the context: d numbers                               y_n(w)  the turn at node n on the way to word w: +1 to the
     n   a node, s_n = W_n · h + b_n its score                        first child, −1 to the second
@@ -14,9 +14,9 @@ The loss.
              P(w | h) = Π_{n on the way to w} σ(y_n(w) s_n).
          (Whether +1 is the first or the second child is a matter of names. Write 0 for the first and 1 for the second:
          word2vec and gensim have, as here, σ(s) for a 0, fastText has σ(s) for a 1.)
-    (2)  These add up to one over the words, in any tree and for any scores, with no Z to compute: what arrives at a
-         node, σ(s) + σ(−s) = 1 of it goes on. If the words below each child have together what arrives there, so have
-         those below the node; for a word it is so; hence for the root, at which 1 arrives.
+    (2)  These add up to one over the words, in any tree and for any scores, with no Z to compute. For all that arrives
+         at a node goes on, σ(s) + σ(−s) being 1. So if the words below each child have together what arrives there, the
+         words below the node have what arrives at it. Of a word this is true; hence of the root, where 1 arrives.
     (3)  L = −log P(t | h) = Σ_n softplus(−y_n s_n), as −log σ(x) = softplus(−x) = log(1 + e^−x).
 
 Its gradient.
@@ -27,9 +27,9 @@ What it learns.
     (5)  Of the words below node n let the part F of probability lie below its first child, the part S below its second.
          On average over t ~ P the gradient at n is F (σ(s_n) − 1) + S σ(s_n), which is zero where  s*_n = log (F / S):
          each node learns, as a logistic regression of its own, which half the next word is in. If scores are free, P is
-         learned exactly. With few dimensions the tree matters, as one row of W must tell all words below the first
-         child from all below the second. Words that go together should be together: a node with b, d on one side and
-         a, c on the other asks, in a context that moves from a over b to c, for what no linear score can say.
+         learned exactly. With d dimensions the tree matters, as one row of W must tell all words below the first child
+         from all below the second. If along a line of contexts the next word is first a, then b, then c, a node with b
+         on one side and a, c on the other asks for what no linear score can say: like words belong together.
          Morin and Bengio took a tree of meanings (WordNet), Mnih and Hinton ("A Scalable Hierarchical Distributed
          Language Model", NIPS 2008) learned one. Huffman's knows only how frequent words are: it is fast, not clever.
 
@@ -37,15 +37,15 @@ Cost. The slide's quiz.
     (6)  d multiply-adds for each node on the way, three times that with the gradient: d E ℓ a token on average. In a
          balanced tree ℓ(w) is log₂ V, up to the rounding: O(d log V). In Huffman's it is between the entropy H of the
          words and H + 1, and no tree has less (`trees.py`). With all scores 0 the model is P(w) = 2^−ℓ(w), in Huffman's
-         tree near the frequencies of words already.
+         tree less than one bit (of divergence) from the frequencies of words.
          A GPU would rather compute one large product than many small ones: two children a node waste it, few and wide
          levels do better (Grave, Joulin, Cissé, Grangier, Jégou, ICML 2017, §4.1; see `adaptive.py`).
 
 At test.
     (7)  One word's probability costs ℓ(w) rows. Those of all words need all nodes, one matrix product of V d as in any
          softmax, and then, from the root down, a word's or node's log P is its parent's plus log σ(±s): O(V) more.
-    (8)  The best words don't need all. A node's probability is at least that of any word below it. So go on from the
-         most probable of what has been come to, node or word, always: the first k words that are taken are the k best.
+    (8)  The best words don't need all. A node's probability is at least that of any word below it. So always go on from
+         the most probable of what has been come to, nodes and words: the first k words that are taken are the k best.
          A node is looked at only if its probability is at least that of the k-th best word, P_k; at one depth at most
          1 / P_k nodes are so probable, which makes at most (1 + the greatest depth of a node) / P_k rows. Next to
          nothing if the model is sure; all V − 1 if in a balanced tree it has all words equally probable.

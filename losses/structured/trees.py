@@ -59,7 +59,7 @@ def huffman(counts: Any) -> type_of_array:
     for made in range(vocab_size - 1):
         weight = 0.0
         for _ in range(2):
-            if node == made or (word < vocab_size and weights[word] <= joined[node]):
+            if node == made or (word < vocab_size and weights[word] <= joined[node]):  # (6)
                 children.append(words[word])
                 weight += weights[word]
                 word += 1
@@ -212,11 +212,11 @@ class Tree:
         return depth, above
 
     def expected_length(self, counts: type_of_array) -> float:
-        """E ℓ, if words occur `counts` times, (V,) float64."""
+        """E ℓ of (3), if words occur `counts` times, (V,) float64."""
         return float(read((counts * self.depth[: self.num_words]).sum() / counts.sum()))
 
     def paths(self, words: type_of_array, fast: bool = False) -> Paths:
-        """The paths of `words` (B,). fast: by the kernel, if they are in main memory."""
+        """The paths of `words` (B,). fast: by the kernel, in main memory. A GPU is waited for twice, for L and n."""
         xp, n = xp_of(words), self.num_words
         lengths = self.depth[words]
         longest = int(read(lengths.max()))
