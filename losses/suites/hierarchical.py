@@ -29,6 +29,11 @@ def paths(limit: float = 8.0, dtype: str = "float64"):
     return st.tuples(st.integers(1, 3), st.integers(1, 4)).flatmap(of_size)
 
 
+def whole_paths():
+    """The same without filling: all as long as the longest."""
+    return paths().map(lambda pair: (pair[0], np.where(pair[1] == 0, 1, pair[1]).astype("int8")))
+
+
 def far_paths():
     """The same with scores of ±1000."""
     return paths(dtype="float32").map(lambda pair: (np.float32(1000) * np.sign(pair[0] + 0.1), pair[1]))
@@ -95,7 +100,7 @@ def one_loss_an_example(f, node_scores, turns):
 
 def loss_is_the_sum_of_minus_log_sigma(f, node_scores, turns):
     expected = [
-        sum(minus_log_sigma(y * s) for s, y in zip(row, ys, strict=True) if y)
+        sum(minus_log_sigma(y * s) for s, y in zip(row, ys, strict=True))
         for row, ys in zip(node_scores.tolist(), turns.tolist(), strict=True)
     ]
     close(f(node_scores, turns=turns)[0], expected, "the loss")
@@ -183,7 +188,7 @@ CHAPTER = Chapter(
             "(3)",
             """P is a product of decisions, so −log P is a sum, one −log σ(y s) for each node: not an average over the
             path, and with y = +1, the first child, where a high score says so.""",
-            paths,
+            whole_paths,
             loss_is_the_sum_of_minus_log_sigma,
         ),
         Lesson(

@@ -165,7 +165,6 @@ SABOTAGE = [
     (averaged_in_the_gradient_only, BEST),
     (last_decision_only, SUM),
     (last_decision_only, ONE),
-    (log_2_for_the_filling, SUM),
     (log_2_for_the_filling, FILLING),
     (log_2_for_the_filling, ONE),
     (filling_multiplied_away, FILLING),
@@ -206,7 +205,9 @@ def test_lessons_blame_the_right_step():
 
     assert passes(ONE, sides_changed) and passes(SLOPE, sides_changed)
     assert passes(SUM, sides_changed_in_the_gradient)
-    assert passes(G, log_2_for_the_filling), "the trap of the chapter's last lines"
+    assert passes(SUM, log_2_for_the_filling) and passes(G, log_2_for_the_filling), (
+        "the trap of the chapter's last lines"
+    )
 
 
 # ---- trees --------------------------------------------------------------------------------------------------------
