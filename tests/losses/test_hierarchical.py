@@ -357,11 +357,11 @@ def test_step_7_all_words_at_once_have_the_probabilities_that_each_has_by_itself
 def test_step_7_the_probabilities_of_all_words_can_be_differentiated_twice():
     layer = layer_of(((0, 1), (2, (3, 4))), 5)
 
-    def log_prob(hidden, weight, bias):
+    def probabilities(hidden, weight, bias):
         layer.weight, layer.bias = weight, bias
-        return layer.log_prob(hidden)
+        return mg.exp(layer.log_prob(hidden))
 
-    mg.check_grads(log_prob, contexts(2), layer.weight, layer.bias)
+    mg.check_grads(probabilities, contexts(2), layer.weight, layer.bias)
 
 
 @given(some_trees)
