@@ -2,7 +2,7 @@
 
 A layer of codes (`binary_code.py`, `hybrid.py`, `error_correcting.py`) learns to predict n bits, each by itself, from
 scores z_b:  P(bit b is 1) = σ(z_b). Whether these bits are a number in binary or a longer word with redundancy is the
-codebook's, and the layer need not know. The n bits are c, all of them, with probability
+codebook's, and the layer need not know. All n bits are c with probability
 
     log P(c) = Σ_b log P(bit b is c_b) = −Σ_b softplus(−(2 c_b − 1) z_b) = Σ_b c_b z_b − Σ_b softplus(z_b)         (1)
 
@@ -46,9 +46,14 @@ class Codebook:
         raise NotImplementedError
 
 
+def log_prob_of_each_bit(scores: Any, bits: type_of_array) -> Any:
+    """log P(bit b is c_b): scores (B, n), bits (B, n) or (n,) -> (B, n)."""
+    return -mg.softplus((1.0 - 2.0 * bits.astype(scores.dtype)) * scores)
+
+
 def log_prob_of_bits(scores: Any, bits: type_of_array) -> Any:
     """(1): scores (B, n), bits (B, n) -> (B,)."""
-    return -mg.softplus((1.0 - 2.0 * bits.astype(scores.dtype)) * scores).sum(axis=1)
+    return log_prob_of_each_bit(scores, bits).sum(axis=1)
 
 
 def log_prob_of_codes(scores: Any, codes: type_of_array) -> Any:
