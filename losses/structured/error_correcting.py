@@ -1,4 +1,58 @@
-"""Page."""
+"""Error-correcting codes: predict more bits than a word needs, so that some of them may be wrong.
+
+A binary code (`binary_code.py`) makes each bit a guess of its own, and with one wrong guess of log₂ V the word is
+another. Oda, Arthur, Neubig, Yoshino, Nakamura ("Neural Machine Translation via Binary Code Prediction", ACL 2017),
+and for classifiers before them Dietterich and Bakiri ("Solving Multiclass Learning Problems via Error-Correcting Output
+Codes", JAIR 1995), have the model predict a longer code, with redundancy, and look for the word whose code is nearest
+to what was predicted. On the slide: encode to train, decode to generate.
+
+    V    words; each has a number below V, of K = ⌈log₂ V⌉ bits       z_b  the score of code bit b: P(1) = σ(z_b)
+    r    memory: how many earlier bits the encoder remembers          d    how many bits two codes differ in at least
+    n    bits of a code word, 2 (K + r)                               ⊕    exclusive or: the sum of bits modulo 2
+
+The code.
+    (1)  If any two code words differ in d bits or more, then up to t = ⌊(d − 1)/2⌋ wrong bits leave the right word the
+         nearest: it is t away, every other at least d − t > t. One more may lead astray.
+    (2)  Convolution: the number's bits u₀ … u_{K−1}, the greatest power first, go into a register that holds a bit and
+         the r before it, and then r zeros, until it is empty again. For each bit that goes in two come out, sums
+         modulo 2 of some of the r + 1:   c_{t,i} = ⊕_j p_{i,j} u_{t−j},  i = 0, 1.  The taps p are written in octal,
+         the newest bit's first: 171 = 1 111 001 adds up u_t, u_{t−1}, u_{t−2}, u_{t−3}, u_{t−6}.
+    (3)  It is linear, code(a ⊕ b) = code(a) ⊕ code(b), so two words differ where code(a ⊕ b) has ones, and d is the
+         least number of ones in a code word other than 0. The best taps are known:
+              memory r       2       3        4        5         6
+              taps         5, 7   15, 17   23, 35   53, 75   171, 133
+              d              5       6        7        8        10
+              corrects t     2       2        3        3         4
+
+Finding the word.
+    (4)  The most probable word has the greatest Σ_b c_b z_b, or, what is the same (`codes.py` (2)), the least cost: the
+         sum of |z_b| over the bits that are not as the sign of z_b says. If all |z_b| are 1 that counts wrong bits, and
+         (1) holds. (That is to decide each bit first, "hard".) As they are they say more: a bit of which the model is
+         unsure is cheap to overrule, and even d − 1 wrong bits, if unsure enough, are put right.
+         To try all words costs V n.
+    (5)  What comes out next depends on the r + 1 bits in the register, a window w = (u_t, u_{t−1} … u_{t−r}), and of
+         all that was before no more than the last r bits, the state s = (u_{t−1} … u_{t−r}), can matter later. Of all
+         beginnings that arrive in one state only the cheapest can be that of the cheapest word (Viterbi, IEEE
+         Transactions on Information Theory 13, 1967). Written as numbers of r + 1 and of r bits, a window w comes
+         from the state w mod 2^r, and goes to ⌊w/2⌋, where 2s and 2s + 1 meet:
+              cost′(s) = min over w in {2s, 2s + 1} of  cost(w mod 2^r) + Σ_i (cost of bit c_i of w).
+    (6)  It begins in state 0. In the end the register is empty, so it ends there: the r zeros let half of the states
+         go on each time, until one is left. Which word has won? Viterbi writes down who won at each meeting and traces
+         the way back from the end. A number has few bits: each state can as well carry along that of its cheapest
+         beginning, 2 · number + u_t, and among equals the smaller.
+    (7)  Not every word of the code is one: if V < 2^K only numbers below V count. A number is below V if it agrees
+         with V for some bits and then has a 0 where V has a 1, and whatever it likes afterwards. The bits that agree
+         with V are one single path. At each 1 of V, a branch of it with 0 instead joins the free ones.
+    (8)  The k best: keep the k cheapest beginnings in each state instead of one.
+    (9)  Of all 2^n ways to answer n bits V are words, so Σ_w P(c_w) is less than 1, much less. With sums of
+         probabilities for the least of costs, (5) to (7) find this sum, as  log Σ e^−cost  for min:
+              log P(w | h) = Σ_b log P(bit b is c_b) − log Σ_v P(c_v),      which adds up to one over the words.
+         It is differentiable: its slope by z_b is P(bit b is 1 | the bits are a word's) − σ(z_b).
+
+The loss is that of `binary_code.py`, of n bits instead of K: each is learned by itself, and (9) is for evaluation.
+Cost: 3 n d multiply-adds to learn from a token; 2^(r+1) (K + r) additions to find the best word or the sum, k times as
+many for the k best. V is nowhere, but in K. For V = 65,536: n = 16 bits without redundancy, 44 with r = 6.
+"""
 
 from functools import cache, partial
 from typing import Any
@@ -13,6 +67,7 @@ from . import kernels
 from .binary_code import BinaryCode
 from .codes import Codebook, in_binary, log_prob_of_codes
 
+# the taps of both outputs by memory, the newest bit's the highest; and in how many bits two words differ at least
 POLYNOMIALS = {2: (0o5, 0o7), 3: (0o15, 0o17), 4: (0o23, 0o35), 5: (0o53, 0o75), 6: (0o171, 0o133)}
 DISTANCE = {2: 5, 3: 6, 4: 7, 5: 8, 6: 10}
 
@@ -43,7 +98,6 @@ def window_outputs(memory: int) -> tuple[tuple[int, int], ...]:
     return tuple(tuple((w & p).bit_count() & 1 for p in POLYNOMIALS[memory]) for w in range(2 << memory))
 
 
-@cache
 def limit_path(num_words: int, num_bits: int, memory: int) -> tuple[tuple[int, int], ...]:
     """(7): for each bit of V the window in which V's path goes on, and that in which a 0 for a 1 leaves it, or −1."""
     path, state = [], 0
@@ -57,10 +111,11 @@ def limit_path(num_words: int, num_bits: int, memory: int) -> tuple[tuple[int, i
 # ---- the naive way: all words ----------------------------------------------------------------------------------------
 
 
-def nearest_naive(bit_scores: type_of_array, k: int, *, memory: int, num_words: int, num_bits: int) -> type_of_array:
-    """(4) as it stands, for each of V words: bit_scores (B, n) -> the k best numbers (B, k)."""
-    numbers = xp_of(bit_scores).arange(num_words)
-    return best(log_prob_of_codes(bit_scores, encode(in_binary(numbers, num_bits), memory=memory)), k)
+def most_probable_naive(bit_scores: type_of_array, codes: type_of_array, k: int) -> tuple[Any, Any]:
+    """(4) as it stands: bit_scores (B, n), the codes of all words (V, n) -> the k best (B, k), and their log P(c)."""
+    log_probs = log_prob_of_codes(bit_scores, codes)  # (B, V)
+    numbers = best(log_probs, k)
+    return numbers, xp_of(log_probs).take_along_axis(log_probs, numbers, axis=1)
 
 
 # ---- the derived way: the cheapest path through the trellis ----------------------------------------------------------
@@ -172,7 +227,7 @@ def cheapest(bit_scores: type_of_array, k: int, *, memory: int, num_words: int) 
     xp, width = xp_of(bit_scores), "int32" if bit_scores.itemsize == 4 and num_words < 1 << 31 else "int64"
     numbers, costs = xp.empty((len(bit_scores), k), width), xp.empty((len(bit_scores), k), bit_scores.dtype)
     (kernels.cheapest_path if k == 1 else kernels.cheapest_paths)(*arguments, numbers, costs)
-    return numbers.astype("int64"), costs
+    return xp.minimum(numbers, num_words - 1).astype("int64"), costs  # of scores that are NaN: a word, whichever
 
 
 def log_sum(bit_scores: Any, *, memory: int, num_words: int) -> Any:
@@ -218,6 +273,8 @@ class ConvolutionalCode(Codebook):
     def best(self, scores, k):
         if whole("losses.ConvolutionalCode.best: k", k) > self.num_words:
             raise ValueError(f"losses.ConvolutionalCode.best: k must lie in 1 to {self.num_words}, got {k}")
+        if k * self.num_bits << self.memory > 12 * self.num_words:  # measured: then lists are more work than all words
+            return most_probable_naive(scores, self.bits(xp_of(scores).arange(self.num_words)), k)
         numbers, costs = cheapest(scores, k, memory=self.memory, num_words=self.num_words)
         return numbers, -mg.softplus(-abs(scores)).sum(axis=1, keepdims=True) - costs  # (4)
 
@@ -234,3 +291,20 @@ class ErrorCorrectingCode(BinaryCode):
 
     def __init__(self, vocab_size: int, dim: int, *, memory: int = 6, **options: Any):
         super().__init__(vocab_size, dim, codebook=partial(ConvolutionalCode, memory=memory), **options)
+
+
+# In PyTorch. The trap: scores > 0 first, then the code that differs in the fewest bits. That forgets how sure the model
+# is of each bit (4). And the loss is not −log P(w | h): that takes the sum over the words (9), as log_softmax does.
+IN_PYTORCH = """
+import torch
+import torch.nn.functional as F
+
+out = torch.nn.Linear(d, codes.shape[1])                  # codes (V, n): each word's, as floats 0 and 1
+
+scores = out(hidden)                                      # (B, n)
+losses = F.binary_cross_entropy_with_logits(scores, codes[targets], reduction="none").sum(dim=1)
+losses.mean().backward()
+
+log_prob = F.log_softmax(scores @ codes.T, dim=1)         # (B, V): V n a context, what the trellis does without
+best = log_prob.argmax(dim=1)
+"""

@@ -14,10 +14,10 @@ def cheapest_path(scores, outputs, path, full, numbers, costs):
     of the four windows between states 2j, 2j + 1 and j, j + 2^(r−1), two cost a and two cost b. Numbers are as wide as
     costs, and which of two is kept is no jump: then the loop over j becomes vectors.
     """
-    half, zero, one = outputs.shape[0] // 4, scores.dtype.type(0), numbers.dtype.type(1)
-    if_0 = np.empty((2, half), scores.dtype)  # 1 for an output 0, −1 for 1: times z it is what the output costs, or < 0
-    for j in range(half):
-        if_0[0, j], if_0[1, j] = 1 - 2 * outputs[2 * j, 0], 1 - 2 * outputs[2 * j, 1]
+    half, zero, num_bits = outputs.shape[0] // 4, scores.dtype.type(0), path.shape[0]
+    first, second = np.empty(half, scores.dtype), np.empty(half, scores.dtype)
+    for j in range(half):  # 1 for an output 0, −1 for 1: times z it is what the output costs, or less than 0
+        first[j], second[j] = 1 - 2 * outputs[2 * j, 0], 1 - 2 * outputs[2 * j, 1]
     cost, new_cost = np.empty(2 * half, scores.dtype), np.empty(2 * half, scores.dtype)
     number, new_number = np.empty(2 * half, numbers.dtype), np.empty(2 * half, numbers.dtype)
 
@@ -25,35 +25,39 @@ def cheapest_path(scores, outputs, path, full, numbers, costs):
         return max(z0 if outputs[w, 0] == 0 else -z0, zero) + max(z1 if outputs[w, 1] == 0 else -z1, zero)
 
     for i in range(scores.shape[0]):
-        for j in range(2 * half):
-            cost[j], number[j] = np.inf, 0
+        cost[:], number[:] = np.inf, 0
         cost[0] = zero if full else np.inf
-        limit, prefix, going_on = zero, 0 * one, half
-        for t in range(scores.shape[1] // 2):
-            z0, z1, information = scores[i, 2 * t], scores[i, 2 * t + 1], t < path.shape[0]
-            shift = one if information else 0 * one
-            for j in range(going_on):  # a 0 goes in, or we are at the end
-                a = max(if_0[0, j] * z0, zero) + max(if_0[1, j] * z1, zero)
-                b = max(-if_0[0, j] * z0, zero) + max(-if_0[1, j] * z1, zero)
-                x, y, m, n = cost[2 * j] + a, cost[2 * j + 1] + b, number[2 * j], number[2 * j + 1]
-                second = (y < x) | ((y == x) & (n < m))
-                new_cost[j], new_number[j] = y if second else x, (n if second else m) << shift
-            if information:
-                for j in range(half):  # a 1
-                    a = max(if_0[0, j] * z0, zero) + max(if_0[1, j] * z1, zero)
-                    b = max(-if_0[0, j] * z0, zero) + max(-if_0[1, j] * z1, zero)
-                    x, y, m, n = cost[2 * j] + b, cost[2 * j + 1] + a, number[2 * j], number[2 * j + 1]
-                    second = (y < x) | ((y == x) & (n < m))
-                    new_cost[half + j], new_number[half + j] = y if second else x, (n if second else m) << one | one
-                on, off = path[t]
-                if off >= 0:
-                    branch, s = limit + window_cost(off, z0, z1), off >> 1
-                    if branch < new_cost[s] or (branch == new_cost[s] and 2 * prefix < new_number[s]):
-                        new_cost[s], new_number[s] = branch, 2 * prefix
-                limit += window_cost(on, z0, z1)
-                prefix = 2 * prefix + (on >= 2 * half)
-            if t >= path.shape[0] - 1:
-                going_on = half if t == path.shape[0] - 1 else going_on // 2
+        limit, prefix, states = zero, 0, half
+        for t in range(num_bits):
+            z0, z1 = scores[i, 2 * t], scores[i, 2 * t + 1]
+            for j in range(half):
+                a = max(first[j] * z0, zero) + max(second[j] * z1, zero)
+                b = max(-first[j] * z0, zero) + max(-second[j] * z1, zero)
+                m, n = number[2 * j], number[2 * j + 1]
+                x, y = cost[2 * j] + a, cost[2 * j + 1] + b  # a 0 goes in
+                other = (y < x) | ((y == x) & (n < m))
+                new_cost[j], new_number[j] = y if other else x, 2 * (n if other else m)
+                x, y = cost[2 * j] + b, cost[2 * j + 1] + a  # a 1
+                other = (y < x) | ((y == x) & (n < m))
+                new_cost[half + j], new_number[half + j] = y if other else x, 2 * (n if other else m) + 1
+            on, off = path[t]
+            if off >= 0:
+                branch, s = limit + window_cost(off, z0, z1), off >> 1
+                if branch < new_cost[s]:  # among equals the other one: its number is below V's so far
+                    new_cost[s], new_number[s] = branch, 2 * prefix
+            limit += window_cost(on, z0, z1)
+            prefix = 2 * prefix + (on >= 2 * half)
+            cost, new_cost, number, new_number = new_cost, cost, new_number, number
+        for t in range(num_bits, scores.shape[1] // 2):
+            z0, z1 = scores[i, 2 * t], scores[i, 2 * t + 1]
+            for j in range(states):
+                a = max(first[j] * z0, zero) + max(second[j] * z1, zero)
+                b = max(-first[j] * z0, zero) + max(-second[j] * z1, zero)
+                m, n = number[2 * j], number[2 * j + 1]
+                x, y = cost[2 * j] + a, cost[2 * j + 1] + b
+                other = (y < x) | ((y == x) & (n < m))
+                new_cost[j], new_number[j] = y if other else x, n if other else m
+            states //= 2
             cost, new_cost, number, new_number = new_cost, cost, new_number, number
         numbers[i, 0], costs[i, 0] = number[0], cost[0]
 
@@ -92,10 +96,7 @@ def cheapest_paths(scores, outputs, path, full, numbers, costs):
                 on, off = path[t]
                 if off >= 0:  # as in a sort by insertion
                     branch, s, place = limit + window_cost(off, z0, z1), off >> 1, k
-                    while place > 0 and (
-                        branch < new_cost[s, place - 1]
-                        or (branch == new_cost[s, place - 1] and 2 * prefix < new_number[s, place - 1])
-                    ):
+                    while place > 0 and branch < new_cost[s, place - 1]:
                         place -= 1
                         if place < k - 1:
                             new_cost[s, place + 1], new_number[s, place + 1] = new_cost[s, place], new_number[s, place]
@@ -114,39 +115,41 @@ def sum_of_paths(scores, outputs, path, full, sums):
 
     What is lost is what falls below 1e-290. (Numbers near the end of float64 would take a hundred times as long.)
     """
-    half = outputs.shape[0] // 4
-    of_0 = np.empty((2, half), np.bool_)
-    for j in range(half):
-        of_0[0, j], of_0[1, j] = outputs[2 * j, 0] == 0, outputs[2 * j, 1] == 0
+    half, num_bits = outputs.shape[0] // 4, path.shape[0]
+    first, second = np.empty(half), np.empty(half)
+    for j in range(half):  # 1 for an output 0, −1 for 1
+        first[j], second[j] = 1 - 2 * outputs[2 * j, 0], 1 - 2 * outputs[2 * j, 1]
     p, new_p = np.empty(2 * half), np.empty(2 * half)
 
-    def window_factor(w, p0, q0, p1, q1):
-        return (q0 if outputs[w, 0] == 0 else p0) * (q1 if outputs[w, 1] == 0 else p1)
+    def window_factor(w, if_00, if_01, if_10, if_11):
+        return (if_00 if outputs[w, 0] == 0 else if_01) * (if_10 if outputs[w, 1] == 0 else if_11)
 
     for i in range(scores.shape[0]):
         p[:] = 0.0
         p[0] = 1.0 if full else 0.0
-        limit, going_on = 1.0, half
+        limit, states = 1.0, half
         for t in range(scores.shape[1] // 2):
             z0, z1 = np.float64(scores[i, 2 * t]), np.float64(scores[i, 2 * t + 1])
-            p0, q0 = np.exp(min(z0, 0.0)), np.exp(min(-z0, 0.0))  # e^−cost of an output 1, and of 0
-            p1, q1 = np.exp(min(z1, 0.0)), np.exp(min(-z1, 0.0))
-            for j in range(going_on):
-                a = (q0 if of_0[0, j] else p0) * (q1 if of_0[1, j] else p1)
-                b = (p0 if of_0[0, j] else q0) * (p1 if of_0[1, j] else q1)
-                x = p[2 * j] * a + p[2 * j + 1] * b
-                new_p[j] = x if x > 1e-290 else 0.0
-            if t < path.shape[0]:
+            if_00, if_01 = np.exp(min(-z0, 0.0)), np.exp(min(z0, 0.0))  # e^−cost of the first output, 0 or 1
+            if_10, if_11 = np.exp(min(-z1, 0.0)), np.exp(min(z1, 0.0))
+            if t < num_bits:
                 for j in range(half):
-                    a = (q0 if of_0[0, j] else p0) * (q1 if of_0[1, j] else p1)
-                    b = (p0 if of_0[0, j] else q0) * (p1 if of_0[1, j] else q1)
-                    x = p[2 * j] * b + p[2 * j + 1] * a
-                    new_p[half + j] = x if x > 1e-290 else 0.0
+                    a = (if_00 if first[j] > 0.0 else if_01) * (if_10 if second[j] > 0.0 else if_11)
+                    b = (if_01 if first[j] > 0.0 else if_00) * (if_11 if second[j] > 0.0 else if_10)
+                    x, y = p[2 * j], p[2 * j + 1]
+                    with_0, with_1 = x * a + y * b, x * b + y * a
+                    new_p[j] = with_0 if with_0 > 1e-290 else 0.0
+                    new_p[half + j] = with_1 if with_1 > 1e-290 else 0.0
                 on, off = path[t]
                 if off >= 0:
-                    new_p[off >> 1] += limit * window_factor(off, p0, q0, p1, q1)
-                limit *= window_factor(on, p0, q0, p1, q1)
-            if t >= path.shape[0] - 1:
-                going_on = half if t == path.shape[0] - 1 else going_on // 2
+                    new_p[off >> 1] += limit * window_factor(off, if_00, if_01, if_10, if_11)
+                limit *= window_factor(on, if_00, if_01, if_10, if_11)
+            else:
+                for j in range(states):
+                    a = (if_00 if first[j] > 0.0 else if_01) * (if_10 if second[j] > 0.0 else if_11)
+                    b = (if_01 if first[j] > 0.0 else if_00) * (if_11 if second[j] > 0.0 else if_10)
+                    with_0 = p[2 * j] * a + p[2 * j + 1] * b
+                    new_p[j] = with_0 if with_0 > 1e-290 else 0.0
+                states //= 2
             p, new_p = new_p, p
         sums[i] = p[0]
