@@ -4,7 +4,7 @@ The properties take the function as an argument: the project's own, a reader's, 
 encode by the definition, in lists, and look at all words. Most scores are quarters: they add up without rounding.
 """
 
-import math
+from functools import cache
 
 import numpy as np
 
@@ -37,18 +37,22 @@ def signs(number: int, num_bits: int, memory: int) -> np.ndarray:
 
 def log_probs(scores: np.ndarray, memory: int) -> list[float]:
     """Σ_b c_b z_b for every number, of the scores (n,) of one example."""
-    num_bits = len(scores) // 2 - memory
-    return [
-        math.fsum(z for z, c in zip(scores.tolist(), code_word(w, num_bits, memory), strict=True) if c)
-        for w in range(1 << num_bits)
-    ]
+    scores = scores.tolist()
+    return [sum(scores[b] for b in ones) for ones in places_of_ones(len(scores) // 2 - memory, memory)]
+
+
+@cache
+def places_of_ones(num_bits: int, memory: int) -> list[list[int]]:
+    """For every number which bits of its code word are 1."""
+    words = [code_word(w, num_bits, memory) for w in range(1 << num_bits)]
+    return [[b for b, c in enumerate(word) if c] for word in words]
 
 
 # ---- examples ------------------------------------------------------------------------------------------------------
 
 
-def scores(limit: float = 2.0, tail: float = 1.0, dtype: str = "float64"):
-    """Strategy: (bit_scores (B, 2 (K + memory)), memory), K from 1 to 4. tail: makes the last bits' scores larger."""
+def scores(limit: float = 2.0, tail: float = 1.0, dtype: str = "float64", most: int = 1):
+    """Strategy: (bit_scores (B, 2 (K + memory)), memory), K 1 to 4, B 1 to `most`. tail: makes the last ones larger."""
     from hypothesis import strategies as st
     from hypothesis.extra import numpy as hnp
 
@@ -59,7 +63,11 @@ def scores(limit: float = 2.0, tail: float = 1.0, dtype: str = "float64"):
         arrays = hnp.arrays(dtype, (batch, 2 * (num_bits + memory)), elements=elements)
         return st.tuples(arrays.map(lambda z: z * weigh), st.just(memory))
 
-    return st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(2, 3)).flatmap(lambda sizes: of(*sizes))
+    return st.tuples(st.integers(1, most), st.integers(1, 4), st.integers(2, 3)).flatmap(lambda sizes: of(*sizes))
+
+
+def batches():
+    return scores(most=3)
 
 
 def loud_ends():
@@ -181,7 +189,7 @@ CHAPTER = Chapter(
             "(4)",
             """Each example has a number of its own, an integer, whatever else is in the batch; the scores stay as they
             are.""",
-            scores,
+            batches,
             one_number_an_example,
         ),
         Lesson(
@@ -227,8 +235,8 @@ CHAPTER = Chapter(
         Lesson(
             "no word is more probable far from zero",
             "(4)",
-            """log σ(−1000) is −1000, but σ(−1000) is 0 in floating point: its logarithm is infinite, or that of a clipped
-            number, and all words cost the same. Costs are differences of scores and need no exponential.""",
+            """log σ(−1000) is −1000, but σ(−1000) is 0 in floating point: its logarithm is infinite, or clipped to a
+            constant, and many words cost the same. Costs are differences of scores and need no exponential.""",
             far_scores,
             no_word_is_more_probable,
         ),
