@@ -329,7 +329,7 @@ def test_step_9_words_have_less_than_all_of_the_probability_of_n_bits(num_words)
     """Even if all 2^K numbers are words: not all 2^n strings of bits are."""
     code, scores = ConvolutionalCode(num_words, memory=2), some_scores(6, 4, 2)
     codes = code.bits(asarray(np.arange(num_words)))
-    sums = sum(np.exp(mg.to_cpu(log_prob_of_bits(asarray(scores), codes[[w] * 6]))) for w in range(num_words))
+    sums = sum(np.exp(mg.to_cpu(log_prob_of_bits(asarray(scores), codes[w : w + 1]))) for w in range(num_words))
     assert np.allclose(code.log_mass(mg.tensor(scores)).numpy(), np.log(sums), rtol=1e-12)
     assert (sums < 0.5).all()
 
