@@ -273,7 +273,7 @@ class ConvolutionalCode(Codebook):
     def best(self, scores, k):
         if whole("losses.ConvolutionalCode.best: k", k) > self.num_words:
             raise ValueError(f"losses.ConvolutionalCode.best: k must lie in 1 to {self.num_words}, got {k}")
-        if k * self.num_bits << self.memory > 12 * self.num_words:  # measured: then lists are more work than all words
+        if k * self.num_bits << self.memory > 16 * self.num_words:  # measured: from here on lists are more work
             return most_probable_naive(scores, self.bits(xp_of(scores).arange(self.num_words)), k)
         numbers, costs = cheapest(scores, k, memory=self.memory, num_words=self.num_words)
         return numbers, -mg.softplus(-abs(scores)).sum(axis=1, keepdims=True) - costs  # (4)

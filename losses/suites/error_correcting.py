@@ -123,7 +123,7 @@ def vocabularies():
         z, memory = example
         return st.tuples(st.just(z), st.just(memory), st.integers(1, 1 << (z.shape[1] // 2 - memory)))
 
-    return scores(limit=1.0).flatmap(with_v)
+    return equal_scores().flatmap(with_v)
 
 
 # ---- what must hold --------------------------------------------------------------------------------------------------
@@ -201,22 +201,6 @@ CHAPTER = Chapter(
             a_code_word_is_decoded_to_its_number,
         ),
         Lesson(
-            "no word is more probable",
-            "(5)",
-            """Where two ways meet in a state, the one that has cost less goes on, with what the step itself costs. All
-            that must be remembered of a way is its cost and its number.""",
-            scores,
-            no_word_is_more_probable,
-        ),
-        Lesson(
-            "the register is empty in the end",
-            "(6)",
-            """The zeros at the end bring every word back to state 0. The cheapest way to any other state is the
-            beginning of a longer word, and its last bits are no word's.""",
-            loud_ends,
-            no_word_is_more_probable,
-        ),
-        Lesson(
             "t wrong bits are put right",
             "(1)",
             """Code words differ in d bits or more, so (d − 1)/2 wrong ones, rounded down, leave the right word the
@@ -238,6 +222,22 @@ CHAPTER = Chapter(
             """log σ(−1000) is −1000, but σ(−1000) is 0 in floating point: its logarithm is infinite, or clipped to a
             constant, and many words cost the same. Costs are differences of scores and need no exponential.""",
             far_scores,
+            no_word_is_more_probable,
+        ),
+        Lesson(
+            "no word is more probable",
+            "(5)",
+            """Where two ways meet in a state, the one that has cost less goes on, with what the step itself costs. All
+            that must be remembered of a way is its cost and its number.""",
+            scores,
+            no_word_is_more_probable,
+        ),
+        Lesson(
+            "the register is empty in the end",
+            "(6)",
+            """The zeros at the end bring every word back to state 0. The cheapest way to any other state is the
+            beginning of a longer word, and its last bits are no word's.""",
+            loud_ends,
             no_word_is_more_probable,
         ),
         Lesson(

@@ -240,7 +240,8 @@ def test_step_6_without_an_end_another_word_would_win():
 
 def test_step_6_among_equals_the_smaller_number():
     z = asarray(np.zeros((3, 2 * (5 + 4))))
-    assert mg.to_cpu(viterbi(z, memory=4)).tolist() == [0, 0, 0]
+    for num_words in (None, 30, 17):
+        assert mg.to_cpu(viterbi(z, memory=4, num_words=num_words)).tolist() == [0, 0, 0]
     assert mg.to_cpu(cheapest_paths(z, 6, memory=4, num_words=30)[0]).tolist() == [[0, 1, 2, 3, 4, 5]] * 3
 
 
