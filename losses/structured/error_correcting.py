@@ -165,7 +165,7 @@ def cheapest_paths(bit_scores: type_of_array, k: int, *, memory: int, num_words:
             limit = limit + step[:, on]
         meeting = batch, cost.shape[1] // 2, 2 * k  # windows 2s and 2s + 1 are neighbours
         cost, number = least(cost.reshape(meeting), number.reshape(meeting), k)
-    return number[:, 0], cost[:, 0]
+    return xp.minimum(number[:, 0], num_words - 1), cost[:, 0]  # where scores are NaN, any, but of a word
 
 
 def window_costs(bit_scores: Any, outputs: type_of_array) -> Any:
@@ -227,7 +227,7 @@ def cheapest(bit_scores: type_of_array, k: int, *, memory: int, num_words: int) 
     xp, width = xp_of(bit_scores), "int32" if bit_scores.itemsize == 4 and num_words < 1 << 31 else "int64"
     numbers, costs = xp.empty((len(bit_scores), k), width), xp.empty((len(bit_scores), k), bit_scores.dtype)
     (kernels.cheapest_path if k == 1 else kernels.cheapest_paths)(*arguments, numbers, costs)
-    return xp.minimum(numbers, num_words - 1).astype("int64"), costs  # of scores that are NaN: a word, whichever
+    return numbers.astype("int64"), costs
 
 
 def log_sum(bit_scores: Any, *, memory: int, num_words: int) -> Any:

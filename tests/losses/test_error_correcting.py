@@ -264,6 +264,14 @@ def test_step_7_the_best_of_all_numbers_may_be_no_word_and_what_is_best_then_is_
     assert len(set(words[none])) > 5, "neither word 0 nor word V − 1 each time"
 
 
+def test_step_7_of_a_branch_of_vs_path_and_another_word_as_good_the_smaller():
+    """Word 16 = 10000 leaves the path of 17 = 10001 at its end, where word 8 = 01000 passes the same window."""
+    codes = codes_of(17, 2).astype(float)
+    z = asarray(codes[None, 8] + codes[None, 16] - 1)  # 0 where they differ
+    assert mg.to_cpu(cheapest_paths(z, 2, memory=2, num_words=17)[0]).tolist() == [[8, 16]]
+    assert mg.to_cpu(cheapest_paths(z, 1, memory=2, num_words=17)[0]).tolist() == [[8]]
+
+
 @given(st.integers(1, 300))
 def test_step_7_a_number_is_below_v_if_it_leaves_vs_path_at_a_one(num_words):
     num_bits, memory, below = max(1, (num_words - 1).bit_length()), 3, []
@@ -299,6 +307,17 @@ def test_step_8_the_codebook_has_the_best_words_and_their_log_probability_howeve
     for found, expected in zip((numbers, log_probs), naive, strict=True):
         assert np.allclose(found, expected, rtol=1e-12, atol=1e-12)
     assert (numbers == np.argsort(costs_of(scores, 700, 2), axis=1, kind="stable")[:, :k]).all()
+
+
+def test_step_8_not_all_words_are_looked_at_unless_so_many_are_wanted(monkeypatch):
+    looked = []
+    monkeypatch.setattr(error_correcting, "most_probable_naive", lambda scores, codes, k: looked.append(len(codes)))
+    code, scores = ConvolutionalCode(5000, memory=2), asarray(some_scores(2, 13, 2))
+    for k in (1, 10, 100):
+        code.best(scores, k)
+    assert looked == []
+    code.best(scores, 4000)
+    assert looked == [5000]
 
 
 @pytest.mark.cpu
@@ -370,6 +389,11 @@ def test_the_kernel_has_the_sum_that_the_array_code_has(problem, dtype, toleranc
         found = log_sum(mg.tensor(scores), memory=memory, num_words=num_words).numpy()
     expected = log_sum_of_paths(scores.astype("float64"), memory=memory, num_words=num_words)
     assert found.dtype == dtype and np.allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.cpu
+def test_where_a_derivative_is_wanted_the_array_code_does_it(by_kernel):
+    test_step_9_its_slope_is_what_the_bit_is_among_words_less_what_it_is(5)
 
 
 @pytest.mark.cpu
@@ -511,14 +535,15 @@ def test_more_words_than_there_are_are_not_the_best(k):
         ConvolutionalCode(11, memory=2).best(asarray(some_scores(1, 4, 2)), k)
 
 
-@pytest.mark.parametrize("num_words", [11, 16])
-def test_of_scores_that_are_no_numbers_comes_some_word(num_words):
-    for seed in range(20):
-        z = some_scores(3, 4, 2, seed)
-        z[:, seed % z.shape[1]] = math.nan
-        z[0] = [math.inf, math.nan] * 6
+@pytest.mark.parametrize("num_words", [5, 11, 16])
+@pytest.mark.parametrize("k", [1, 3])
+def test_of_scores_that_are_no_numbers_come_some_words(num_words, k):
+    rng, num_bits = np.random.default_rng(k), max(1, (num_words - 1).bit_length())
+    for value in [math.nan, math.inf, -math.inf] * 20:
+        z = 9 * rng.normal(size=(4, 2 * (num_bits + 2)))
+        z[rng.random(z.shape) < 0.3] = value
         with np.errstate(invalid="ignore"):
-            found = mg.to_cpu(viterbi(asarray(z), memory=2, num_words=num_words))
+            found = mg.to_cpu(cheapest_paths(asarray(z), k, memory=2, num_words=num_words)[0])
         assert (found >= 0).all() and (found < num_words).all()
 
 
