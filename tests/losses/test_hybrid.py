@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
@@ -19,6 +19,7 @@ from .properties import where_tensors_are_made
 from .test_binary_code import all_codes, chances, contexts, rank
 
 pytestmark = pytest.mark.binary
+fewer = settings(max_examples=max(5, settings().max_examples // 4))  # where an example takes its time
 
 
 def name(lesson):
@@ -27,7 +28,7 @@ def name(lesson):
 
 @pytest.mark.parametrize("lesson", CHAPTER.lessons, ids=name)
 def test_the_function_keeps_what_the_chapter_says(lesson):
-    assert smallest_failure(lesson, where_tensors_are_made(hybrid_code), max_examples=60) is None
+    assert smallest_failure(lesson, where_tensors_are_made(hybrid_code), max_examples=40) is None
 
 
 def layer_with(vocab_size, num_frequent, dim=4, seed=0, **options):
@@ -77,6 +78,7 @@ def test_step_1_the_frequent_words_are_the_most_frequent_whatever_their_ids():
 
 
 @pytest.mark.parametrize("bit_loss", ["cross_entropy", "squared"])
+@fewer
 @given(example=mixed(limit=4.0))
 def test_step_3_gradients_are_right_to_second_order(bit_loss, example):
     words, z, places, bits = example
@@ -248,7 +250,7 @@ def run_in_torch(torch, layer, hidden, ranks):
 
 
 @pytest.mark.oracle
-@given(size=sizes, batch=st.integers(1, 4), seed=st.integers(0, 99))
+@pytest.mark.parametrize("size, batch, seed", [((3, 1), 1, 0), ((9, 4), 4, 1), ((20, 15), 3, 2), ((40, 2), 4, 3)])
 def test_in_pytorch_those_very_lines_have_the_same_loss_and_gradients(size, batch, seed):
     torch = pytest.importorskip("torch")
     key = mg.Key(seed)
