@@ -8,7 +8,7 @@ Yoshino, Nakamura ("Neural Machine Translation via Binary Code Prediction", ACL 
 
     h   the context, d numbers                        n       bits, ⌈log₂ V⌉ for V words;  B examples in a batch
     t   the target, the right word                    c(w)    the n bits of w's number, 0 or 1; the most frequent word
-    z   (n,) scores, z_b = W_b · h + b_b                      is number 0. Written as on the slide, 14 is 0 1 1 1 0
+    z   (n,) scores, z_b = W_b · h and a bias                 is number 0. Written as on the slide, 14 is 0 1 1 1 0
     q_b σ(z_b), the probability that bit b is 1       y       2 c(t) − 1, the target's bits as 1 and −1
 
 The loss and its gradient.

@@ -25,7 +25,7 @@ a small softmax, with one place more that says "another word"; which, the bits t
     (7)  All log P(w | h) less their mean over w are, as a matrix with a row for each h, of rank N + n at most: N more
          than with the code alone.
 
-Cost per example: N + 1 + n rows, so 3 (N + 1 + n) d multiply-adds in training; and the same rows for log P(w | h) of one
+Cost per example: N + 1 + n rows, so 3 (N + 1 + n) d multiply-adds in training, and the same rows for P(w | h) of one
 word and for the best words. The paper counts "other" among the N: for V = 65,536 its hybrid-512 has 512 + 16 outputs,
 its hybrid-2048 has 2,064. (Its id 0 is "other" and the unknown word in one. Here an unknown word is a word like any
 other, if the vocabulary has one.)

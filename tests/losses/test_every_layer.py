@@ -23,7 +23,9 @@ from losses.sampled.negative import negative_sampling
 from losses.sampled.ranking import sampled_softmax
 from losses.samplers import GumbelTopK, Unigram, Unique, zipf
 from losses.softmax import softmax_cross_entropy
+from losses.structured.binary_code import binary_code
 from losses.structured.error_correcting import ConvolutionalCode
+from losses.structured.hybrid import hybrid_code
 from minigrad.check import tensors
 
 pytestmark = pytest.mark.layers
@@ -166,6 +168,11 @@ def hits(scores):
     return mg.backend.asarray((np.arange(m) == np.arange(n)[:, None] % m) & (m > 1))
 
 
+def odd(batch, n):
+    """Bits (B, n), by turns 0 and 1, both ways."""
+    return mg.backend.asarray((np.arange(batch)[:, None] + np.arange(n)) % 2)
+
+
 PURE = {  # a function of (B,) and (B, n) scores, or of one kind of scores, with what the sampler says
     "softmax": lambda t, n: of_scores(lambda s: softmax_cross_entropy(s, mg.backend.asarray([0] * len(s))))(n),
     "importance sampling": lambda t, n: of_scores(importance_sampling)(t, n, log_count_noise=logs(n.shape[1])),
@@ -182,6 +189,11 @@ PURE = {  # a function of (B,) and (B, n) scores, or of one kind of scores, with
         n @ n.T, log_q=logs(len(t)), repeats=mg.backend.asarray(np.eye(len(t), k=1) > 0)
     ),
     "hard negatives": lambda t, n: of_scores(margin_loss)(t, n, margin=0.25),
+    "binary code": lambda t, n: of_scores(binary_code)(n, bits=odd(*n.shape)),
+    "binary code, squared": lambda t, n: of_scores(binary_code)(n, bits=odd(*n.shape), bit_loss="squared"),
+    "hybrid": lambda t, n: of_scores(hybrid_code)(  # every other target is rare
+        n, mg.reshape(t, (len(t), 1)), places=(n.shape[1] - 1) * odd(len(t), 1)[:, 0], bits=odd(len(t), 1)
+    ),
 }
 
 
