@@ -44,10 +44,10 @@ Finding the word.
          with V for some bits and then has a 0 where V has a 1, and whatever it likes afterwards. The bits that agree
          with V are one single path. At each 1 of V, a branch of it with 0 instead joins the free ones.
     (8)  The k best: keep the k cheapest beginnings in each state instead of one.
-    (9)  Of all 2^n ways to answer n bits V are words, so Σ_w P(c_w) is less than 1, much less. With sums of
-         probabilities for the least of costs, (5) to (7) find this sum, as  log Σ e^−cost  for min:
-              log P(w | h) = Σ_b log P(bit b is c_b) − log Σ_v P(c_v),      which adds up to one over the words.
-         It is differentiable: its slope by z_b is P(bit b is 1 | the bits are a word's) − σ(z_b).
+    (9)  Of all 2^n strings of n bits V are words, so Σ_w P(c_w) is less than 1, and P(c_w) not yet the probability of w
+         among words. (5) to (7) find the sum as well, if they take −log Σ e^−cost where they took the least cost. Then
+              log P(w | h) = log P(c_w) − log Σ_v P(c_v),      which adds up to one over the words.
+         It is differentiable: the slope of log Σ_v P(c_v) by z_b is P(bit b is 1 | the bits are a word's) − σ(z_b).
 
 The loss is that of `binary_code.py`, of n bits instead of K: each is learned by itself, and (9) is for evaluation.
 Cost: 3 n d multiply-adds to learn from a token; 2^(r+1) (K + r) additions to find the best word or the sum, k times as

@@ -333,6 +333,19 @@ def test_the_kernels_find_what_the_array_code_does_to_the_last_bit(problem, dtyp
         assert found.dtype == expected.dtype and (found == expected).all()
 
 
+@pytest.mark.cpu
+@pytest.mark.parametrize("num_words", range(1, 41))
+def test_the_kernels_do_so_on_every_branch_of_vs_path(by_kernel, num_words):
+    """Each word's own code, halfway between it and the last word, and anywhere."""
+    codes, num_bits = codes_of(num_words, 2).astype(float), max(1, (num_words - 1).bit_length())
+    scores = np.concatenate([2 * codes - 1, codes + codes[-1] - 1, some_scores(30, num_bits, 2)])
+    for k in {1, min(2, num_words), min(5, num_words)}:
+        found, costs = cheapest(scores, k, memory=2, num_words=num_words)
+        expected = cheapest_paths(scores, k, memory=2, num_words=num_words)
+        assert (found == expected[0]).all() and (costs == expected[1]).all()
+        assert found[:num_words, 0].tolist() == list(range(num_words))
+
+
 # ---- (9): the sum over words --------------------------------------------------------------------------------------
 
 
@@ -389,6 +402,15 @@ def test_the_kernel_has_the_sum_that_the_array_code_has(problem, dtype, toleranc
         found = log_sum(mg.tensor(scores), memory=memory, num_words=num_words).numpy()
     expected = log_sum_of_paths(scores.astype("float64"), memory=memory, num_words=num_words)
     assert found.dtype == dtype and np.allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("num_words", range(1, 41))
+def test_the_kernel_itself_has_the_sum_of_each_number_of_words(by_kernel, monkeypatch, num_words):
+    scores = some_scores(5, max(1, (num_words - 1).bit_length()), 2) / 3
+    expected = log_sum_of_paths(scores, memory=2, num_words=num_words)
+    monkeypatch.setattr(error_correcting, "log_sum_of_paths", None)
+    assert np.allclose(log_sum(mg.tensor(scores), memory=2, num_words=num_words).numpy(), expected, rtol=1e-12)
 
 
 @pytest.mark.cpu
