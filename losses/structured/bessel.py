@@ -10,24 +10,26 @@ and log C_m is infinite. But log I_ν is a number like any other, and so is the 
 
     m   dimensions, 2 or more                    F_n   I_n(κ) / κⁿ
     κ   concentration, 0 or more                 ρ_n   F_{n+1} / F_n, so that A_m(κ) = κ ρ_ν
-    n   an order: ν, ν + 1, … N                  s     √(N² + κ²)
+    n   an order: ν, ν + 1, … N                  g_n   log F_n(κ) − log F_n(0)
 
 Without κⁿ there is no division by zero.
     (2)  The power series I_n(κ) = Σ_j (κ/2)^{2j+n} / (j! Γ(n + j + 1)) makes F_n a series in κ² with positive terms:
-         smooth, and at κ = 0 it is 1 / (2ⁿ Γ(n + 1)). So  log C_m = −(m/2) log 2π − log F_ν, and C_m(0) =
-         Γ(m/2) / (2 π^{m/2}), one over the area of the sphere.
+         smooth, and at κ = 0 it is 1 / (2ⁿ Γ(n + 1)). So  log C_m(κ) = log C_m(0) − g_ν(κ), and C_m(0) =
+         Γ(m/2) / (2 π^{m/2}) is one over the area of the sphere.
     (3)  Term by term  F_n′ = κ F_{n+1},  so  d log C_m / dκ = −κ ρ_ν = −A_m(κ),  and A_m(κ)/κ = ρ_ν is 1/m at κ = 0.
     (4)  Again by (3)  ρ_n′ = κ ρ_n (ρ_{n+1} − ρ_n),  where ρ_{ν+1} is that of m + 2 dimensions: by (3) and (4) the
          engine has derivatives of every order. And with (5), A′ = 1 − A² − (m − 1) A/κ.
 
 From a large order, where there is a formula, down to ν.
-    (5)  I_n − I_{n+2} = (2 (n + 1) / κ) I_{n+1}  is, divided by κⁿ I_{n+1},  ρ_n = 1 / (2 (n + 1) + κ² ρ_{n+1}).  So
-         all ρ come from ρ_N, downwards, and  log F_ν = log F_N − Σ_{n=ν}^{N−1} log ρ_n.
+    (5)  I_n − I_{n+2} = (2 (n + 1) / κ) I_{n+1}  is, divided by κⁿ I_{n+1},  1/ρ_n = 2 (n + 1) + κ² ρ_{n+1}.  So all ρ
+         come from ρ_N, downwards; and 1/ρ_n over its value at κ = 0, in logarithms, is
+            g_n = g_{n+1} + log(1 + κ² ρ_{n+1} / (2 (n + 1))):  positive terms, nothing cancels.
     (6)  Downwards, for then a relative error ε of ρ_{n+1} becomes −ε κ² ρ_n ρ_{n+1} of ρ_n: it is multiplied by two
          ratios I_{n+1}/I_n, each below 1. Upwards it is divided by them: at κ = 1 each step makes it over 4 n² times as
          large.
-    (7)  The formula for a large N and any κ (NIST Digital Library of Mathematical Functions, 10.41.3), with q = N²/s²:
-            log F_N = s − N log(N + s) − ½ log(2π s) + log S,   S = 1 + Σ_k s^−k Σ_j c_kj q^j,
+    (7)  The formula for a large N and any κ (NIST Digital Library of Mathematical Functions, 10.41.3), divided by its
+         value at κ = 0, is, with s = √(N² + κ²), δ = s − N = κ²/(s + N), q = N²/s²,
+            g_N = δ − N log(1 + δ/2N) − ½ log(1 + δ/N) + log S(κ)/S(0),   S = 1 + Σ_k s^−k Σ_j c_kj q^j,
          c_kj from 10.41.10. The derivative is κ ρ_N, by (3). As s′ = κ/s and q′ = −2 κ q/s², it follows that
             ρ_N = 1/(N + s) − (½ + S̃/S) / s²,   S̃ = Σ_k s^−k Σ_j (k + 2j) c_kj q^j.
          N is ν plus whole steps, and 128 at least. With k from 1 to 4 what is left out is less than 10⁻¹² of ρ_N.
@@ -66,28 +68,35 @@ def log_normaliser_naive(dim: int, kappa: float, terms: int = 60) -> float:
 # ---- the derived way: the expansion, and down from there ---------------------------------------------------------
 
 
-def log_f_and_ratio_at(order: float, square: type_of_array) -> tuple[type_of_array, type_of_array]:
-    """(7): log F_N and ρ_N of a large order N, for κ² of any shape."""
+def growth_and_ratio_at(order: float, square: type_of_array) -> tuple[type_of_array, type_of_array]:
+    """(7): g_N and ρ_N of a large order N, for κ² of any shape."""
     xp = xp_of(square)
     s = xp.sqrt(order * order + square)
+    delta = square / (s + order)
+    sums, weighted = _sums(s, order)
+    growth = delta - order * xp.log1p(delta / (2 * order)) - 0.5 * xp.log1p(delta / order)
+    return growth + xp.log(sums / _sums(order, order)[0]), 1 / (order + s) - (0.5 + weighted / sums) / (s * s)
+
+
+def _sums(s: Any, order: float) -> tuple[Any, Any]:
+    """S and S̃ of (7)."""
     q, sums, weighted = (order / s) ** 2, 1.0, 0.0
     for k, (coefficients, divisor) in enumerate(C, start=1):
         for j, c in enumerate(coefficients):
             term = (c / divisor) * s**-k * q**j
             sums, weighted = sums + term, weighted + (k + 2 * j) * term
-    log_f = s - order * xp.log(order + s) - 0.5 * xp.log(2 * math.pi * s) + xp.log(sums)
-    return log_f, 1 / (order + s) - (0.5 + weighted / sums) / (s * s)
+    return sums, weighted
 
 
 def log_normaliser_and_ratio(square: type_of_array, dim: int) -> tuple[type_of_array, type_of_array]:
     """log C_m and A_m/κ, for κ² of any shape, float64."""
     xp, nu = xp_of(square), dim / 2 - 1
     steps = max(0, math.ceil(LEAST_ORDER - nu))
-    log_f, ratio = log_f_and_ratio_at(nu + steps, square)
-    for n in range(steps, 0, -1):
-        ratio = 1 / (2 * (nu + n) + square * ratio)  # (5): ρ of the order ν + n − 1
-        log_f = log_f - xp.log(ratio)
-    return -(dim / 2) * math.log(2 * math.pi) - log_f, ratio  # (2)
+    growth, ratio = growth_and_ratio_at(nu + steps, square)
+    for n in range(steps, 0, -1):  # from ν + n to ν + n − 1
+        more = square * ratio / (2 * (nu + n))
+        growth, ratio = growth + xp.log1p(more), 1 / (2 * (nu + n) * (1 + more))  # (5)
+    return math.lgamma(dim / 2) - math.log(2) - (dim / 2) * math.log(math.pi) - growth, ratio  # (2)
 
 
 log_normaliser = mg.primitive(  # of κ², as all on this page is

@@ -14,7 +14,7 @@ from losses.structured.bessel import (
     LARGEST,
     LEAST_ORDER,
     C,
-    log_f_and_ratio_at,
+    growth_and_ratio_at,
     log_normaliser_and_ratio,
     log_normaliser_naive,
 )
@@ -184,8 +184,9 @@ def test_step_5_each_ratio_follows_from_the_next(n, kappa):
     square = mg.backend.asarray([kappa**2])
     ratio = lambda n: mg.to_cpu(log_normaliser_and_ratio(square, 2 * n + 2)[1])
     assert np.allclose(ratio(n), 1 / (2 * (n + 1) + kappa**2 * ratio(n + 1)), rtol=1e-13)
-    (log_f, ratio), (next_log_f, _) = (log_f_and_ratio_at(LEAST_ORDER + i, square) for i in (0, 1))
-    assert np.allclose(mg.to_cpu(next_log_f - log_f), np.log(mg.to_cpu(ratio)), rtol=1e-11)
+    (growth, _), (less, next_ratio) = (growth_and_ratio_at(LEAST_ORDER + i, square) for i in (0, 1))
+    expected = np.log1p(mg.to_cpu(square * next_ratio) / (2 * (LEAST_ORDER + 1)))
+    assert np.allclose(mg.to_cpu(growth - less), expected, rtol=1e-11, atol=1e-13)
 
 
 @given(st.integers(2, 60), kappas(-1, 1))
@@ -226,19 +227,19 @@ def test_step_7_the_coefficients_are_those_of_the_recurrence():
 
 
 @given(kappas(-1, 3))
-def test_step_7_its_ratio_is_the_slope_of_its_logarithm(kappa):
+def test_step_7_its_ratio_is_the_slope_of_its_growth(kappa):
     h = 1e-4 * kappa
-    log_f = lambda k: log_f_and_ratio_at(150.0, mg.backend.asarray([k * k]))[0].item()
-    slope = (log_f(kappa + h) - log_f(kappa - h)) / (2 * h)
-    ratio = log_f_and_ratio_at(150.0, mg.backend.asarray([kappa * kappa]))[1].item()
+    growth = lambda k: growth_and_ratio_at(150.0, mg.backend.asarray([k * k]))[0].item()
+    slope = (growth(kappa + h) - growth(kappa - h)) / (2 * h)
+    ratio = growth_and_ratio_at(150.0, mg.backend.asarray([kappa * kappa]))[1].item()
     assert math.isclose(slope, kappa * ratio, rel_tol=1e-6, abs_tol=1e-7)
 
 
 @pytest.mark.parametrize("dim, steps", [(2, 128), (3, 128), (255, 2), (256, 1), (257, 1), (258, 0), (2000, 0)])
 def test_step_7_there_are_so_many_steps_and_from_258_dimensions_on_none(dim, steps, monkeypatch):
     seen = []
-    watched = lambda order, x: seen.append(order) or log_f_and_ratio_at(order, x)
-    monkeypatch.setattr("losses.structured.bessel.log_f_and_ratio_at", watched)
+    watched = lambda order, x: seen.append(order) or growth_and_ratio_at(order, x)
+    monkeypatch.setattr("losses.structured.bessel.growth_and_ratio_at", watched)
     log_c(dim, 1.0)
     assert seen == [dim / 2 - 1 + steps] and seen[0] >= LEAST_ORDER
 

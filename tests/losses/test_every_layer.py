@@ -24,6 +24,7 @@ from losses.sampled.ranking import sampled_softmax
 from losses.samplers import GumbelTopK, Unigram, Unique, zipf
 from losses.softmax import softmax_cross_entropy
 from losses.structured.error_correcting import ConvolutionalCode
+from losses.structured.von_mises_fisher import von_mises_fisher
 from minigrad.check import tensors
 
 pytestmark = pytest.mark.layers
@@ -85,6 +86,9 @@ STRUCTURED = {  # whose words have no row of their own
     "hybrid, error-correcting": partial(losses.HybridCode, num_frequent=2, codebook=CONVOLUTIONAL),
     "error-correcting": partial(losses.ErrorCorrectingCode, memory=2),
     "von Mises-Fisher": lambda v, d, **o: losses.VonMisesFisher(v, d, embeddings=directions(v, 5), **o),
+    "von Mises-Fisher, plain": lambda v, d, **o: losses.VonMisesFisher(
+        v, d, embeddings=directions(v, 5), lambda_1=0.0, lambda_2=1.0, **o
+    ),
 }
 ROWS = SAMPLED | OTHERS  # who have a row a word
 LAYERS = ROWS | STRUCTURED
@@ -182,6 +186,9 @@ PURE = {  # a function of (B,) and (B, n) scores, or of one kind of scores, with
         n @ n.T, log_q=logs(len(t)), repeats=mg.backend.asarray(np.eye(len(t), k=1) > 0)
     ),
     "hard negatives": lambda t, n: of_scores(margin_loss)(t, n, margin=0.25),
+    "von Mises-Fisher": lambda t, n: of_scores(von_mises_fisher)(
+        n, embeddings=mg.backend.asarray(directions(*n.shape)), lambda_2=0.5
+    ),
 }
 
 
