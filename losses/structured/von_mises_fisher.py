@@ -62,11 +62,20 @@ from minigrad.arguments import whole
 from minigrad.backend import asarray, asarray_like, device_of, on_gpu, read, type_of_array, xp_of
 
 from ..layer import OutputLayer, ScoreCost, best, of_scores
-from .bessel import in_float64, log_normaliser, log_normaliser_and_ratio, ratio
+from .bessel import in_float64, log_normaliser, log_normaliser_and_ratio, ratio, vmf_log_normaliser
 from .layer import StructuredLayer
 
 BLOCK = 1 << 14  # words whose scores are in memory at once, while the best are looked for
 TOLERANCE = 1e-5  # how far a length may be from 1
+
+
+# ---- the naive way: the formula, left to the engine -----------------------------------------------------------------
+
+
+def von_mises_fisher_naive(predicted: Any, *, embeddings: Any) -> Any:
+    """(2) as it stands: predicted (B, m), embeddings (B, m) -> (B,). At ê = 0 its gradient is 0/0."""
+    kappa = mg.sqrt((predicted * predicted).sum(axis=1))
+    return -vmf_log_normaliser(predicted.shape[1], kappa) - (predicted * embeddings).sum(axis=1)
 
 
 # ---- the derived way: pure functions of predicted vectors ---------------------------------------------------------
@@ -156,7 +165,7 @@ def unit_rows(vectors: Any) -> type_of_array:
     return (vectors / lengths[:, None]).astype(vectors.dtype)
 
 
-# ---- the layer ----------------------------------------------------------------------------------------------------
+# ---- the fast way: a layer with m rows -------------------------------------------------------------------------------
 
 
 class VonMisesFisher(StructuredLayer):
@@ -311,3 +320,37 @@ def _as_vectors(name: str, vectors: Any) -> type_of_array:
 
 def _lengths(vectors: type_of_array) -> type_of_array:
     return xp_of(vectors).sqrt((vectors.astype("float64") ** 2).sum(axis=1))
+
+
+# In PyTorch. The trap: scipy's numbers have no history. Without a Function of one's own, κ's part of the gradient is
+# missing, and nothing warns: G is −e alone. And ive is 0 where κ is below 1 (m = 300) or 113 (m = 1000), as it may well
+# be when learning begins: the loss is −∞, and G is NaN. (`vmf_log_normaliser` and `vmf_mean_resultant` are right there.)
+IN_PYTORCH = """
+import math
+import scipy.special
+import torch
+import torch.nn.functional as F
+
+
+class MinusLogC(torch.autograd.Function):                            # of kappa (B,), in m dimensions
+    @staticmethod
+    def forward(ctx, kappa, m):
+        v, k = m / 2 - 1, kappa.detach().double()
+        bessel, after = torch.from_numpy(scipy.special.ive([[v], [v + 1]], k.cpu().numpy())).to(k)
+        ctx.save_for_backward((after / bessel).to(kappa))            # A_m(kappa): e^-kappa cancels
+        return (bessel.log() + k - v * k.log() + m / 2 * math.log(2 * math.pi)).to(kappa)
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * ctx.saved_tensors[0], None
+
+
+out = torch.nn.Linear(d, m)                                          # W (m, d) and b: no rows of words
+e = F.normalize(embeddings, dim=1)                                   # (V, m), frozen
+
+predicted = out(hidden)                                              # (B, m)
+kappa = predicted.norm(dim=1)
+dot = (predicted * e[targets]).sum(dim=1)
+loss = MinusLogC.apply(kappa, m) - lambda_2 * dot + lambda_1 * kappa
+loss.mean().backward()
+"""
