@@ -323,8 +323,8 @@ def _lengths(vectors: type_of_array) -> type_of_array:
 
 
 # In PyTorch. The trap: scipy's numbers have no history. Without a Function of one's own, κ's part of the gradient is
-# missing, and nothing warns: G is −e alone. And ive is 0 where κ is below 1 (m = 300) or 113 (m = 1000), as it may well
-# be when learning begins: the loss is −∞, and G is NaN. (`vmf_log_normaliser` and `vmf_mean_resultant` are right there.)
+# missing, and nothing warns: G is −e alone. And ive is 0 where κ is below 1 (m = 300) or 113 (m = 1000), as it may be
+# when learning begins: the loss is −∞, and G is NaN. (`vmf_log_normaliser` and `vmf_mean_resultant` are right there.)
 IN_PYTORCH = """
 import math
 import scipy.special
