@@ -61,7 +61,7 @@ from minigrad.backend import read, type_of_array
 
 BEFORE = 3  # words that are seen
 HELD_OUT = 20  # every twentieth sentence
-BATCH = 256
+BATCH = 128
 POINTS = 40  # of κ, on the way
 AT_ONCE = 1024  # words predicted at once
 HELD = 0.5  # times the plain loss's κ: what is below was held
