@@ -27,9 +27,9 @@ What it learns.
          A_m(κ) = R. The fewer words may follow and the nearer they are to each other, the greater R and κ. If there is
          one word only, R = 1, and κ grows without end, for A_m < 1; held at an angle θ it would stop at A_m(κ) = cos θ.
     (5)  Hence the regularisers:  L = −log C_m(κ) − λ₂ ê·e + λ₁ κ,   G = A_m(κ) ê/κ − λ₂ e + λ₁ ê/κ.  They leave μ where
-         it is, and A_m(κ) = λ₂ R − λ₁ (κ = 0 if that is negative). As A_m(κ) ≈ κ/m (1 − (κ/m)²) for κ below m,
-         λ₂ = 0.1 holds κ at a tenth of m. At ê = 0, where λ₁ κ has a corner, its gradient is 0 here, one of those
-         that are possible. λ₁ = 0.02 and λ₂ = 0.1 are the paper's; λ₁ = 0 and λ₂ = 1 are (2).
+         it is, and A_m(κ) = λ₂ R − λ₁ (κ = 0 if that is negative). As A_m(κ) ≈ κ/m (1 − (κ/m)²) for κ well below
+         m, λ₂ = 0.1 holds κ near a tenth of m, or below. At ê = 0, where λ₁ κ has a corner, its gradient is 0 here, one
+         of those that are possible. λ₁ = 0 and λ₂ = 1 are (2); 0.02 and 0.1 are the numbers of the authors' code.
     (6)  Other distances: the cosine 1 − cos θ, whose gradient is −(e − cos θ μ)/κ; the square ‖ê − e‖², 2 (ê − e); the
          margin max(0, γ + cos(ê, e_j) − cos(ê, e_t)), with the wrong word j for which cos(ê, e_j) − cos(e_t, e_j) =
          (μ − e_t)·e_j is greatest: near the prediction, far from the target. The margin alone looks at all words.
