@@ -132,7 +132,7 @@ def test_what_can_be_known_is_learned(name, tmp_path):
     learned, held = demo.split(text, mg.Key(1))
     inside = lambda part: demo.Examples(*(array[part.contexts[:, -1] != len(text.vocabulary)] for array in part))
     model = demo.Model(name, text, vectors, SIZE, mg.Key(2))
-    for _ in range(8):
+    for _ in range(30):
         found = demo.taught(name, model, inside(learned), inside(held), lambda n: None, GO_ON)
     assert found["right"] == found["among_five"] == 1.0
 
