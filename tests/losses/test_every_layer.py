@@ -27,6 +27,7 @@ from losses.structured.binary_code import binary_code
 from losses.structured.error_correcting import ConvolutionalCode
 from losses.structured.hierarchical import hierarchical_softmax
 from losses.structured.hybrid import hybrid_code
+from losses.structured.von_mises_fisher import von_mises_fisher
 from minigrad.check import tensors
 
 pytestmark = pytest.mark.layers
@@ -88,6 +89,9 @@ STRUCTURED = {  # whose words have no row of their own
     "hybrid, error-correcting": partial(losses.HybridCode, num_frequent=2, codebook=CONVOLUTIONAL),
     "error-correcting": partial(losses.ErrorCorrectingCode, memory=2),
     "von Mises-Fisher": lambda v, d, **o: losses.VonMisesFisher(v, d, embeddings=directions(v, 5), **o),
+    "von Mises-Fisher, plain": lambda v, d, **o: losses.VonMisesFisher(
+        v, d, embeddings=directions(v, 5), lambda_1=0.0, lambda_2=1.0, **o
+    ),
 }
 ROWS = SAMPLED | OTHERS  # who have a row a word
 LAYERS = ROWS | STRUCTURED
@@ -200,6 +204,9 @@ PURE = {  # a function of (B,) and (B, n) scores, or of one kind of scores, with
     "binary code, squared": lambda t, n: of_scores(binary_code)(n, bits=odd(*n.shape), bit_loss="squared"),
     "hybrid": lambda t, n: of_scores(hybrid_code)(  # every other target is rare
         n, mg.reshape(t, (len(t), 1)), places=(n.shape[1] - 1) * odd(len(t), 1)[:, 0], bits=odd(len(t), 1)
+    ),
+    "von Mises-Fisher": lambda t, n: of_scores(von_mises_fisher)(
+        n, embeddings=mg.backend.asarray(directions(*n.shape)), lambda_2=0.5
     ),
 }
 
