@@ -23,6 +23,7 @@ from losses.sampled.negative import negative_sampling
 from losses.sampled.ranking import sampled_softmax
 from losses.samplers import GumbelTopK, Unigram, Unique, zipf
 from losses.softmax import softmax_cross_entropy
+from losses.structured.class_based import class_softmax
 from losses.structured.error_correcting import ConvolutionalCode
 from minigrad.check import tensors
 
@@ -166,6 +167,13 @@ def hits(scores):
     return mg.backend.asarray((np.arange(m) == np.arange(n)[:, None] % m) & (m > 1))
 
 
+def one_word_more_each(n):
+    """For n examples: their classes have 1, 2, …, n words, of which the last is the target."""
+    i = np.arange(n)
+    options = {"target_class": 0 * i, "target_word": i, "sizes": i + 1}
+    return {name: mg.backend.asarray(value) for name, value in options.items()}
+
+
 PURE = {  # a function of (B,) and (B, n) scores, or of one kind of scores, with what the sampler says
     "softmax": lambda t, n: of_scores(lambda s: softmax_cross_entropy(s, mg.backend.asarray([0] * len(s))))(n),
     "importance sampling": lambda t, n: of_scores(importance_sampling)(t, n, log_count_noise=logs(n.shape[1])),
@@ -182,6 +190,7 @@ PURE = {  # a function of (B,) and (B, n) scores, or of one kind of scores, with
         n @ n.T, log_q=logs(len(t)), repeats=mg.backend.asarray(np.eye(len(t), k=1) > 0)
     ),
     "hard negatives": lambda t, n: of_scores(margin_loss)(t, n, margin=0.25),
+    "class-based": lambda t, n: of_scores(class_softmax)(n, n @ n.T, **one_word_more_each(len(t))),
 }
 
 
