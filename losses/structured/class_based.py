@@ -25,21 +25,23 @@ The quiz.
     (5)  But words are not equally frequent. The expected number of rows is  C + Σ_w q(w) n_{c(w)} = C + Σ_c Q_c n_c.
          Bins of equal mass, Q_c = 1/C, of words in order of frequency (Mikolov et al., ICASSP 2011) have frequent words
          in small classes, and yet they gain nothing:  Σ_c (1/C) n_c = V/C,  what equal sizes cost.  (A word heavier
-         than a bin leaves bins empty. These can be dropped, and that is all there is to gain.)
+         than a bin leaves bins empty, which can be dropped: of Zipf's law, V = 10,000, C = 100, there remain 80, and 180
+         rows instead of 200.)
     (6)  By Cauchy and Schwarz  Q_c n_c = Σ_{w∈c} q(w) Σ_{w∈c} 1 ≥ (Σ_{w∈c} √q(w))² = S_c²,  and  Σ_c S_c² ≥ S² / C with
          S = Σ_w √q(w).  So any partition costs  C + S²/C ≥ 2S  or more, with equality if the words of a class are
-         equally frequent, all S_c equal, and C = S. That is nearly so for bins of equal Σ√count (as RNNLM 0.4 has them)
-         if nearby words are nearly as frequent. S² takes the place of V in (4): it is V if q is uniform, else less.
-         Zipf's law, V = 10,000: equal sizes 200 rows, √count with C = √V 140, with C = S = 63 it is 127.1; 2S is 126.9.
+         equally frequent, all S_c are equal, and C = S. Bins of equal Σ√count (Mikolov's RNNLM 0.4 has them) come near
+         it, if words of nearby ranks are about as frequent. S² takes the place of V in (4): it is V if q is uniform,
+         else less. Zipf's law again: 140 rows for C = √V = 100, 127.1 for C = S = 63, and 2S is 126.9.
     (7)  Given the sizes, the sum is least if more frequent words are in smaller classes, so the best partition cuts the
          order of frequency. What is best for the first j words, f(j) = min_i f(i) + 1 + (Q_j − Q_i)(j − i) with Q_j
-         their mass, ends in a class i + 1 … j: exact, in O(V²), or O(V log V) (Zweig and Makarychev, "Speed
-         regularization and optimality in word classing", ICASSP 2013). The layer's default; for steep distributions,
-         where (6) is far from equality, √count bins can cost many times as much.
+         their mass, ends in a class of the words i + 1 … j. That is exact, in O(V²), or by the kernel O(V log V) (Zweig
+         and Makarychev, "Speed regularization and optimality in word classing", ICASSP 2013, have a dynamic program of
+         this kind). It is the layer's default: under Zipf's law it gains next to nothing on (6), under a steeper one,
+         where neighbours differ by factors and (6) is far from equality, √count bins cost many times as much.
 
-How fast is one thing, how good another: any partition with these sizes is as fast, but the model has to tell the
-classes apart. Zweig and Makarychev find that classes chosen for speed cost 5 to 10 percent of perplexity against
-classes of words that behave alike. Give such with `classes=`.
+How fast is one thing, how good another. Any words in classes of these sizes and masses are as fast, but the model has
+to tell the classes apart: Zweig and Makarychev find that classes made for speed degrade the perplexity by 5 to 10
+percent, against those of words that behave alike. Give such, from a clustering of your own, with `classes=`.
 
 At test.
     (8)  P(w | h) ≤ P(c(w) | h). So for the k best words visit the classes best first, and stop where the class's
@@ -201,6 +203,13 @@ def _unsorted(values: type_of_array, order: type_of_array) -> type_of_array:
     return found
 
 
+def _sums(classes: type_of_array, values: Any, num_classes: int) -> type_of_array:
+    """What the words of each class have together, (C,), of values (V,) or of one number for each."""
+    sums = xp_of(classes).zeros(num_classes, getattr(values, "dtype", "int64"))
+    xp_of(classes).add.at(sums, classes, values)
+    return sums
+
+
 def _checked_classes(name: str, classes: Any, counts: type_of_array) -> tuple[type_of_array, type_of_array]:
     """The class of each word (V,), and how many words each class has (C,), where `counts` is."""
     expected = f"{name}: classes must be {len(counts)} integers, the class of each word (so that none is in two)"
@@ -210,7 +219,7 @@ def _checked_classes(name: str, classes: Any, counts: type_of_array) -> tuple[ty
         raise ValueError(f"{expected}, got {classes!r:.60}") from None
     if classes.shape != counts.shape:
         raise ValueError(f"{expected}, got shape {list(classes.shape)}")
-    sizes = xp_of(classes).bincount(classes)
+    sizes = _sums(classes, 1, int(read(classes.max())) + 1)
     if not read((sizes > 0).all()):
         empty = int(read(sizes.argmin()))
         raise ValueError(
@@ -227,8 +236,8 @@ READ_IN_PLACE = "by a kernel, which leaves the rows where they are"
 def _class_rows(hidden, weight, *bias, first, sizes, width):
     """The scores of rows first[b], …, first[b] + sizes[b] − 1 of W for each example: (B, width), the rest filling.
 
-    The array code repeats the class's last row as filling, whose G is 0: so on a GPU nobody waits to hear how many rows
-    there are in all, and no row of another class has a gradient.
+    The array code looks the rows up for each example, B · width · d numbers, and repeats the class's last one as
+    filling, whose G is 0: on a GPU nobody waits to hear how many there are in all, and no other class has a gradient.
     """
     if worth_a_kernel(weight, hidden) and hidden.flags.c_contiguous:
         scores = xp_of(hidden).zeros((len(hidden), width), hidden.dtype)
@@ -277,8 +286,8 @@ class ClassSoftmax(StructuredLayer):
         super().__init__(vocab_size, dim, counts=counts, key=key, bias=bias)
         xp = xp_of(self.counts)
         if classes is None:
-            occurs = self.counts > 0
-            classes = best_classes(xp.where(occurs, self.counts, self.counts[occurs].min()))
+            least = xp.where(self.counts > 0, self.counts, math.inf).min()
+            classes = best_classes(xp.maximum(self.counts, least))
         self.classes, self._sizes = _checked_classes("losses.ClassSoftmax", classes, self.counts)
         self.words = self.classes.argsort(kind="stable")  # of each row of W; in a class by their ids
         self.place = _unsorted(xp.arange(vocab_size), self.words)
@@ -327,9 +336,10 @@ class ClassSoftmax(StructuredLayer):
 
         On a GPU from all words: to hear of each class whether to go on would take longer.
         """
-        hidden = self._checked(hidden)
+        hidden = hidden if isinstance(hidden, mg.Tensor) else mg.tensor(hidden)
         if not on_cpu(hidden.data) or whole("losses.ClassSoftmax.topk: k", k) > self.vocab_size:
             return super().topk(hidden, k)
+        hidden = self._checked(hidden)
         with mg.no_grad():
             classes = mg.log_softmax(self._class_scores(hidden)).data  # (B, C)
         found = [self._best_words(*pair, k) for pair in zip(hidden.data, classes)]
@@ -357,7 +367,7 @@ class ClassSoftmax(StructuredLayer):
         """
         batch_size = whole("losses.ClassSoftmax.score_cost: batch_size", batch_size)
         xp, q = xp_of(self.counts), self.counts / self.counts.sum()
-        mass = xp.minimum(xp.bincount(self.classes, weights=q), 1.0)
+        mass = xp.minimum(_sums(self.classes, q, self.num_classes), 1.0)  # Q_c
         with quiet():  # log 0, if a class has all the mass
             visited = -xp.expm1(batch_size * xp.log1p(-mass))  # 1 − (1 − Q_c)^B, with digits where Q_c is small
         rows = float(read((self._sizes * visited).sum())) / batch_size

@@ -83,9 +83,9 @@ def ragged_softmax(scores, targets, sizes, losses, gradients):
 def best_cuts(mass, last):
     """Twin of `class_based.best_cuts_naive`: mass (V + 1,), Q_j -> last (V + 1,), in O(V log V) instead of O(V²).
 
-    If one last class is cheaper than another for the first j words, and begins later, it stays cheaper for more words
-    (the cost of a class has the quadrangle inequality: mass times size grows faster for the longer one). So the places
-    i where the best last class begins rise with j: a queue of candidates, each with the j from which on it is the best.
+    A last class that begins later, and is as cheap for the first j words, is cheaper for more words: mass times size
+    grows faster with the longer one. So the places i where the best last class begins rise with j, and a queue will do,
+    of candidates i, each with the j from which on it is the best.
     """
     num_words = mass.shape[0] - 1
     cost = np.zeros(num_words + 1)  # f

@@ -192,14 +192,14 @@ def test_the_lesson_does_not_let_the_mutant_pass(mutant, lesson):
 @pytest.mark.cpu
 @pytest.mark.parametrize("lesson", LESSONS.values(), ids=lambda lesson: lesson.holds.__name__)
 def test_every_lesson_lets_the_sound_function_pass_and_has_a_mutant(lesson):
-    assert smallest_failure(lesson, sound) is None
+    assert smallest_failure(lesson, sound, 50) is None
     assert lesson.name in {name for _, name in SABOTAGE}
 
 
 @pytest.mark.cpu
 def test_a_mutant_of_the_words_passes_the_lesson_on_the_classes():
     """Lessons blame the right step: not every mutant fails everywhere."""
-    assert smallest_failure(LESSONS[OF_CLASS], filling_counted) is None
-    assert smallest_failure(LESSONS[OF_WORD], classes_left_out) is None
-    assert smallest_failure(LESSONS[DERIVATIVE], filling_counted) is None
-    assert smallest_failure(LESSONS[LOSS], filling_masked_after_the_exponential) is None
+    assert smallest_failure(LESSONS[OF_CLASS], filling_counted, 50) is None
+    assert smallest_failure(LESSONS[OF_WORD], classes_left_out, 50) is None
+    assert smallest_failure(LESSONS[DERIVATIVE], filling_counted, 50) is None
+    assert smallest_failure(LESSONS[LOSS], filling_masked_after_the_exponential, 50) is None
