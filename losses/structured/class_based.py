@@ -25,8 +25,8 @@ The quiz.
     (5)  But words are not equally frequent. The expected number of rows is  C + Σ_w q(w) n_{c(w)} = C + Σ_c Q_c n_c.
          Bins of equal mass, Q_c = 1/C, of words in order of frequency (Mikolov et al., ICASSP 2011) have frequent words
          in small classes, and yet they gain nothing:  Σ_c (1/C) n_c = V/C,  what equal sizes cost.  (A word heavier
-         than a bin leaves bins empty, which can be dropped: of Zipf's law, V = 10,000, C = 100, there remain 80, and 180
-         rows instead of 200.)
+         than a bin leaves bins empty, which can be dropped. Under Zipf's law, V = 10,000, C = 100, that leaves 80 bins
+         and 180 rows, instead of 200.)
     (6)  By Cauchy and Schwarz  Q_c n_c = Σ_{w∈c} q(w) Σ_{w∈c} 1 ≥ (Σ_{w∈c} √q(w))² = S_c²,  and  Σ_c S_c² ≥ S² / C with
          S = Σ_w √q(w).  So any partition costs  C + S²/C ≥ 2S  or more, with equality if the words of a class are
          equally frequent, all S_c are equal, and C = S. Bins of equal Σ√count (Mikolov's RNNLM 0.4 has them) come near
@@ -49,7 +49,7 @@ At test.
     (9)  A batch of B examples touches the rows of a class once, if any of its targets is there. That is so with
          probability 1 − (1 − Q_c)^B: in expectation Σ_c n_c (1 − (1 − Q_c)^B) of W's rows.
 
-Cost per example, forward and backward: 3 (C + n_{c(t)}) d multiply-adds; on average 3 · 2S d or a little more.
+Cost per example, forward and backward: 3 (C + n_{c(t)}) d multiply-adds; under Zipf's law 3 · 2S d on average.
 """
 
 import math
