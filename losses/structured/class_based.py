@@ -142,17 +142,15 @@ def sqrt_count_classes(counts: Any, num_classes: int | None = None) -> type_of_a
 
 def best_num_classes(counts: Any) -> int:
     """S = Σ√q to the nearest whole number: the best for bins of equal Σ√count, where (6) is near equality."""
-    counts = checked_counts("losses.best_num_classes", counts)
-    counts = counts / counts.max()
-    return max(1, round(read(xp_of(counts).sqrt(counts / counts.sum()).sum())))
+    q = _frequencies(checked_counts("losses.best_num_classes", counts))
+    return round(read((q**0.5).sum()))
 
 
 def best_classes(counts: Any) -> type_of_array:
     """The class of each word, (V,), in the order of frequency: the partition of the least `expected_rows` (7)."""
     counts = checked_counts("losses.best_classes", counts)
     order, xp = by_frequency(counts), xp_of(counts)
-    mass = (counts / counts.max())[order].cumsum()
-    mass = to_cpu(xp.concatenate([xp.zeros(1), mass / mass[-1]]))  # Q_0 … Q_V
+    mass = to_cpu(xp.concatenate([xp.zeros(1), _frequencies(counts)[order].cumsum()]))  # Q_0 … Q_V
     if worth_a_kernel(mass, mass):
         last = xp_of(mass).empty(len(mass), "int64")
         kernels.best_cuts(mass, last)
@@ -180,8 +178,13 @@ def expected_rows(counts: Any, classes: Any) -> float:
     """C + Σ_w q(w) n_{c(w)}, (5): the rows that one token looks at, for classes (V,), the class of each word."""
     counts = checked_counts("losses.expected_rows", counts)
     classes, sizes = _checked_classes("losses.expected_rows", classes, counts)
+    return len(sizes) + float(read((_frequencies(counts) * sizes[classes]).sum()))
+
+
+def _frequencies(counts: type_of_array) -> type_of_array:
+    """q(w), (V,): of counts whose sum may overflow."""
     counts = counts / counts.max()
-    return len(sizes) + float(read((counts * sizes[classes]).sum() / counts.sum()))
+    return counts / counts.sum()
 
 
 def _in_bins(name: str, counts: Any, power: float, num_classes: int) -> type_of_array:
@@ -190,7 +193,7 @@ def _in_bins(name: str, counts: Any, power: float, num_classes: int) -> type_of_
     if whole(f"losses.{name}: num_classes", num_classes) > len(counts):
         raise ValueError(f"losses.{name}: num_classes must lie in 1 to {len(counts)}, got {num_classes}")
     order, xp = by_frequency(counts), xp_of(counts)
-    weight = (counts / counts.max())[order] ** power  # 0⁰ = 1
+    weight = _frequencies(counts)[order] ** power  # 0⁰ = 1
     middle = weight.cumsum() - 0.5 * weight
     bins = xp.minimum(middle * (num_classes / weight.sum()), num_classes - 1).astype("int64")
     return _unsorted(xp.concatenate([xp.zeros(1, "int64"), bins[1:] > bins[:-1]]).cumsum(), order)  # no empty ones
@@ -366,8 +369,8 @@ class ClassSoftmax(StructuredLayer):
         visits as many classes as it must.
         """
         batch_size = whole("losses.ClassSoftmax.score_cost: batch_size", batch_size)
-        xp, q = xp_of(self.counts), self.counts / self.counts.sum()
-        mass = xp.minimum(_sums(self.classes, q, self.num_classes), 1.0)  # Q_c
+        xp = xp_of(self.counts)
+        mass = xp.minimum(_sums(self.classes, _frequencies(self.counts), self.num_classes), 1.0)  # Q_c
         with quiet():  # log 0, if a class has all the mass
             visited = -xp.expm1(batch_size * xp.log1p(-mass))  # 1 − (1 − Q_c)^B, with digits where Q_c is small
         rows = float(read((self._sizes * visited).sum())) / batch_size
