@@ -26,7 +26,7 @@ from losses.structured.class_based import (
     expected_rows,
     sqrt_count_classes,
 )
-from losses.suites.class_based import CHAPTER, batches
+from losses.suites.class_based import CHAPTER, batches, far_batches, filled_batches
 from minigrad.check import vocab_batches
 
 from .properties import where_tensors_are_made
@@ -366,8 +366,8 @@ def test_step_7_no_partition_at_all_is_cheaper_than_the_best_cuts(v):
 
 
 @pytest.mark.cpu
-@given(st.integers(1, 60).flatmap(counts))
-def test_step_7_the_kernel_finds_as_good_cuts(counts):
+@given(st.integers(1, 300), st.floats(0.0, 3.0), st.floats(0.0, 2.0), st.integers(0, 99))
+def test_step_7_the_kernel_finds_as_good_cuts(v, power, spread, seed):
     def cost(last, mass):
         j, total = len(mass) - 1, 0.0
         while j > 0:
@@ -375,6 +375,7 @@ def test_step_7_the_kernel_finds_as_good_cuts(counts):
             j = last[j]
         return total
 
+    counts = np.arange(1.0, v + 1) ** -power * np.exp(spread * np.random.default_rng(seed).normal(size=v))
     mass = np.concatenate([[0.0], np.cumsum(-np.sort(-counts) / counts.sum())])
     last = np.empty(len(mass), "int64")
     kernels.best_cuts(mass, last)
@@ -427,6 +428,30 @@ def test_the_kernels_are_equal_to_the_array_code(bias, dtype, classes, seed):
     rounding = 1e-5 if dtype == "float32" else 1e-12
     assert all(f.dtype == dtype for f in found[0])
     assert all(np.allclose(k, a, rtol=rounding, atol=rounding) for k, a in zip(*found, strict=True))
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("some", [filled_batches, far_batches])
+@given(data=st.data())
+def test_the_kernel_of_the_words_softmax_is_equal_to_the_array_code(some, data):
+    _, scores, _, targets, sizes = data.draw(some())
+    found = []
+    for on in (True, False):
+        with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
+            all_kernels(patch, on)
+            found.append(class_based._ragged_softmax(scores, targets, sizes))
+    assert all(np.allclose(k, a, rtol=1e-6, atol=0) and k.dtype == a.dtype for k, a in zip(*found, strict=True))
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("on", [True, False], ids=["kernels", "array code"])
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_score_that_is_no_number_or_infinite_makes_the_loss_no_number(monkeypatch, on, score, place):
+    all_kernels(monkeypatch, on)
+    scores = np.array([[score, 1.0, 0.0] if place == 0 else [1.0, score, 0.0]])
+    with np.errstate(all="ignore"):
+        assert not math.isfinite(class_based._ragged_softmax(scores, np.array([0]), np.array([2]))[0][0])
 
 
 @pytest.mark.cpu
