@@ -23,8 +23,11 @@ from losses.sampled.negative import negative_sampling
 from losses.sampled.ranking import sampled_softmax
 from losses.samplers import GumbelTopK, Unigram, Unique, zipf
 from losses.softmax import softmax_cross_entropy
+from losses.structured.binary_code import binary_code
 from losses.structured.class_based import class_softmax
 from losses.structured.error_correcting import ConvolutionalCode
+from losses.structured.hierarchical import hierarchical_softmax
+from losses.structured.hybrid import hybrid_code
 from minigrad.check import tensors
 
 pytestmark = pytest.mark.layers
@@ -174,6 +177,16 @@ def one_word_more_each(n):
     return {name: mg.backend.asarray(value) for name, value in options.items()}
 
 
+def turns(shape):
+    """To the first child, to the second, and no node, in turn."""
+    return mg.backend.asarray(np.resize(np.array([1, -1, 0], "int8"), shape))
+
+
+def odd(batch, n):
+    """Bits (B, n), by turns 0 and 1, both ways."""
+    return mg.backend.asarray((np.arange(batch)[:, None] + np.arange(n)) % 2)
+
+
 PURE = {  # a function of (B,) and (B, n) scores, or of one kind of scores, with what the sampler says
     "softmax": lambda t, n: of_scores(lambda s: softmax_cross_entropy(s, mg.backend.asarray([0] * len(s))))(n),
     "importance sampling": lambda t, n: of_scores(importance_sampling)(t, n, log_count_noise=logs(n.shape[1])),
@@ -191,6 +204,12 @@ PURE = {  # a function of (B,) and (B, n) scores, or of one kind of scores, with
     ),
     "hard negatives": lambda t, n: of_scores(margin_loss)(t, n, margin=0.25),
     "class-based": lambda t, n: of_scores(class_softmax)(n, n @ n.T, **one_word_more_each(len(t))),
+    "hierarchical": lambda t, n: of_scores(hierarchical_softmax)(n, turns=turns(n.shape)),
+    "binary code": lambda t, n: of_scores(binary_code)(n, bits=odd(*n.shape)),
+    "binary code, squared": lambda t, n: of_scores(binary_code)(n, bits=odd(*n.shape), bit_loss="squared"),
+    "hybrid": lambda t, n: of_scores(hybrid_code)(  # every other target is rare
+        n, mg.reshape(t, (len(t), 1)), places=(n.shape[1] - 1) * odd(len(t), 1)[:, 0], bits=odd(len(t), 1)
+    ),
 }
 
 
