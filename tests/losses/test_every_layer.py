@@ -24,6 +24,7 @@ from losses.sampled.ranking import sampled_softmax
 from losses.samplers import GumbelTopK, Unigram, Unique, zipf
 from losses.softmax import softmax_cross_entropy
 from losses.structured.binary_code import binary_code
+from losses.structured.class_based import class_softmax
 from losses.structured.error_correcting import ConvolutionalCode
 from losses.structured.hierarchical import hierarchical_softmax
 from losses.structured.hybrid import hybrid_code
@@ -173,6 +174,13 @@ def hits(scores):
     return mg.backend.asarray((np.arange(m) == np.arange(n)[:, None] % m) & (m > 1))
 
 
+def one_word_more_each(n):
+    """For n examples: their classes have 1, 2, …, n words, of which the last is the target."""
+    i = np.arange(n)
+    options = {"target_class": 0 * i, "target_word": i, "sizes": i + 1}
+    return {name: mg.backend.asarray(value) for name, value in options.items()}
+
+
 def turns(shape):
     """To the first child, to the second, and no node, in turn."""
     return mg.backend.asarray(np.resize(np.array([1, -1, 0], "int8"), shape))
@@ -199,6 +207,7 @@ PURE = {  # a function of (B,) and (B, n) scores, or of one kind of scores, with
         n @ n.T, log_q=logs(len(t)), repeats=mg.backend.asarray(np.eye(len(t), k=1) > 0)
     ),
     "hard negatives": lambda t, n: of_scores(margin_loss)(t, n, margin=0.25),
+    "class-based": lambda t, n: of_scores(class_softmax)(n, n @ n.T, **one_word_more_each(len(t))),
     "hierarchical": lambda t, n: of_scores(hierarchical_softmax)(n, turns=turns(n.shape)),
     "binary code": lambda t, n: of_scores(binary_code)(n, bits=odd(*n.shape)),
     "binary code, squared": lambda t, n: of_scores(binary_code)(n, bits=odd(*n.shape), bit_loss="squared"),
