@@ -11,11 +11,11 @@ The quizzes first, in rows touched a word: exact, from the `score_cost` of each 
 occur by Zipf's law. p is how often a word occurs, the sum of all p being 1.
 
     class-based     C rows for the classes, and one for each word of the right class. With C classes of equally many
-                    words that is C + V / C ≥ 2 √V. With classes as probable as one another,
-                    C + Σ_c (1 / C) |c| = C + V / C: the same.                                                   (1)
-                    Let a class have s words where words are about as frequent as their neighbours in rank. Then the
-                    classes are Σ_w 1 / s, and of the right one's words there are Σ_w p s. Both together are least for
-                    s = 1 / √p, 2 Σ_w √p ≤ 2 √V: classes among which √p is shared out equally.                   (2)
+                    words that is C + V / C ≥ 2 √V. If classes are as probable as one another instead, it is
+                    C + Σ_c (1 / C) |c| = C + V / C: the same, but for classes that a frequent word leaves empty. (1)
+                    Let a class have s words where the words are about as frequent as their neighbours in rank. Then
+                    there are Σ_w 1 / s classes, and in the right one Σ_w p s words. Together that is least for
+                    s = 1 / √p: 2 Σ_w √p ≤ 2 √V, when √p is shared out equally.                                   (2)
     hierarchical    the length of a path: log₂ V if the tree is balanced; for Huffman's H ≤ E ℓ < H + 1, H being the
                     entropy of the words in bits.                                                                (3)
     binary codes    ⌈log₂ V⌉; error-correcting, with memory r, 2 (⌈log₂ V⌉ + r); hybrid, N + 1 and the bits.     (4)
@@ -25,15 +25,20 @@ What they cannot say is a number too, and needs no training. Take log P(w | h) f
 its mean: what is the rank of this matrix? Of a full softmax it is that of W h + b, so d + 1 at most (Yang, Dai,
 Salakhutdinov, Cohen: "Breaking the Softmax Bottleneck", ICLR 2018). With a code, log P(w | h) = Σ_b c_b(w) z_b(h) but
 for what all words share, so that the rank is at most the number of bits: log₂ V things can be said of V words.
+(Where decisions multiply, each has a sum of its own to be divided by, and what such sums are of h is not linear.)
 
 Then all learn the same: a language model, with an embedding of 128 numbers for each of the three words before, a hidden
 layer of 128 with tanh, and one of the structures at its end (Bengio et al., JMLR 2003: see nn-1m.py). They hear the
 same words in the same order, in batches of 256, and begin alike but for the output layer; Adagrad, with a rate that
-falls to zero. By default it is that of 0.05, 0.1 and 0.2 which does best for the layer in --full, which tries all three
-and learns for longer, from three seeds. The table has
+falls to zero. By default it begins at 0.1, for embedding prediction at 0.05: of these two and 0.2 the best for each
+layer, at these sizes. --full tries all three, and learns for longer, from three seeds. The table has
 
-    perplexity       of sentences that were held out; all these layers are normalised over all words
+    perplexity       of sentences that were held out; all these layers are normalised over all words. None of embedding
+                     prediction, which learns a density on a sphere and no probability of words
     right words      how often the word it finds likeliest is the word that comes
+    log P halved     of the error-correcting code: its bits are learned one by one, and as if they were independent. But
+                     they are redundant, that is what they are for, and so the same evidence is counted twice or so:
+                     it is far too sure of itself. That doesn't change which word is likeliest
     words/s          in training; in prediction of the likeliest word, by the layer alone, and by the whole model
     bytes            of the output layer, with the vectors that embedding prediction needs, which are frozen
 
@@ -50,19 +55,19 @@ To predict before running; `predict` in results.json has the answers:
 """
 
 # %% What we need
+import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from _shared.curves import curves
+from _shared.curves import curves, named_at_the_end
 from _shared.errors import DemoError
 from _shared.flags import choose_device, common_flags, output_folder, run_demo
 from _shared.ngrams import ngrams
-from _shared.plots import lines
 from _shared.progress import Progress, counted, interruptible
 from _shared.report import environment, table, write_json
 from _shared.text import Text, read_text
@@ -87,9 +92,10 @@ RATES = (0.05, 0.1, 0.2)
 class Kind(NamedTuple):
     says: str
     make: Callable[..., losses.layer.OutputLayer]
-    rank: str  # of its log-probabilities, at most
+    bound: tuple[str, Callable[[losses.layer.OutputLayer], int]]  # of the rank of its log P: in symbols, and of a layer
     look: dict[str, object]  # of its curve
-    rate: float = 0.1  # the best of RATES in --full
+    rate: float = 0.1  # by default: the best of RATES then
+    probable: bool = True  # whether it learns probabilities of words
 
 
 def plain(layer: type, **of_kind) -> Callable[..., losses.layer.OutputLayer]:
@@ -108,43 +114,66 @@ def embedding(vocab_size: int, dim: int, *, vectors: type_of_array, **options) -
     return losses.VonMisesFisher(vocab_size, dim, embeddings=vectors, **options)
 
 
-BLACK, BLUE, RED, GREEN, PINK, ORANGE, GRAY = "#000000 #0072B2 #D55E00 #009E73 #A4468A #B07800 #555555".split()
+BLACK, BLUE, RED, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
+PINK, ORANGE, GRAY = "#A4468A", "#B07800", "#555555"
 DASHED, DOTTED = {"linestyle": "--"}, {"linestyle": ":"}
 CONVOLUTIONAL = partial(ConvolutionalCode, memory=MEMORY)
+WHOLE = "V − 1", lambda layer: layer.vocab_size - 1
+BITS = "bits", lambda layer: layer.codebook.num_bits
+WORDS_AND_BITS = "N + bits", lambda layer: layer.num_frequent + layer.codebook.num_bits
+HIERARCHICAL, CODE = losses.HierarchicalSoftmax, {"codebook": CONVOLUTIONAL}
 KINDS = {
-    "full": Kind("full softmax", plain(losses.FullSoftmax), "d + 1", {"color": BLACK, "linewidth": 5}),
-    "class": Kind("class-based", plain(losses.ClassSoftmax), "V − 1", {"color": BLUE}),
-    "hierarchical": Kind("hierarchical, Huffman", plain(losses.HierarchicalSoftmax), "V − 1", {"color": GREEN}),
-    "balanced": Kind(
-        "hierarchical, balanced", plain(losses.HierarchicalSoftmax, tree="balanced"), "V − 1", {"color": GREEN, **DASHED}
+    "full": Kind(
+        "full softmax",
+        plain(losses.FullSoftmax),
+        ("d + 1", lambda layer: layer.dim + 1),
+        {"color": BLACK, "linewidth": 5},
     ),
-    "adaptive": Kind("adaptive", plain(losses.AdaptiveSoftmax), "V − 1", {"color": PINK}),
-    "binary": Kind("binary code", plain(losses.BinaryCode), "bits", {"color": RED}),
+    "class": Kind(
+        "class-based",
+        plain(losses.ClassSoftmax),
+        ("d + C", lambda layer: layer.dim + layer.num_classes),
+        {"color": BLUE},
+    ),
+    "hierarchical": Kind("hierarchical, Huffman", plain(HIERARCHICAL), WHOLE, {"color": GREEN}),
+    "balanced": Kind("hierarchical, balanced", plain(HIERARCHICAL, tree="balanced"), WHOLE, {"color": GREEN, **DASHED}),
+    "adaptive": Kind("adaptive", plain(losses.AdaptiveSoftmax), WHOLE, {"color": PINK}),
+    "binary": Kind("binary code", plain(losses.BinaryCode), BITS, {"color": RED}),
     "correcting": Kind(
-        "error-correcting code", plain(losses.ErrorCorrectingCode, memory=MEMORY), "bits", {"color": RED, **DASHED}
+        "error-correcting code", plain(losses.ErrorCorrectingCode, memory=MEMORY), BITS, {"color": RED, **DASHED}
     ),
-    "hybrid": Kind("hybrid", hybrid(), "N + bits", {"color": ORANGE}),
-    "hybrid-correcting": Kind(
-        "hybrid, error-correcting", hybrid(codebook=CONVOLUTIONAL), "N + bits", {"color": ORANGE, **DASHED}
+    "hybrid": Kind("hybrid", hybrid(), WORDS_AND_BITS, {"color": ORANGE}),
+    "hybrid-correcting": Kind("hybrid, error-correcting", hybrid(**CODE), WORDS_AND_BITS, {"color": ORANGE, **DASHED}),
+    "embedding": Kind(
+        "embedding (vMF)",
+        embedding,
+        ("m", lambda layer: layer.embeddings.shape[1]),
+        {"color": GRAY, **DOTTED},
+        rate=0.05,
+        probable=False,
     ),
-    "embedding": Kind("embedding (vMF)", embedding, "m", {"color": GRAY, **DOTTED}),
 }
 
 
 # %% The quizzes: rows touched a word
 ZIPF = (1_000, 10_000, 100_000, 1_000_000)  # words
+EQUAL_SIZE, EQUAL_MASS, EQUAL_ROOTS = "equally many words", "equally probable", "equal Σ √p"
 BINNINGS = {
-    "equally many words": class_based.equal_size_classes,
-    "equally probable": class_based.equal_mass_classes,
-    "equal in √count": class_based.sqrt_count_classes,
+    EQUAL_SIZE: class_based.equal_size_classes,
+    EQUAL_MASS: class_based.equal_mass_classes,
+    EQUAL_ROOTS: class_based.sqrt_count_classes,
 }
 
 
-def rows_of(name: str, vocab_size: int, key: mg.Key) -> losses.layer.ScoreCost:
-    """As the layer itself says. With d = 1 where rows are counted whatever their length: a table of V rows is large."""
+def rows_of(name: str, vocab_size: int, key: mg.Key) -> float:
+    """In training, as the layer says. With d = 1 where the number doesn't depend on d: a table of V rows is large."""
     dim = DIM if name == "adaptive" else 1
-    vectors = backend.xp().ones((vocab_size, 1), "float32") if name == "embedding" else None
-    return KINDS[name].make(vocab_size, dim, key=key, vectors=vectors).score_cost()
+    vectors = backend.xp().full((vocab_size, NUMBERS), NUMBERS**-0.5, "float32") if name == "embedding" else None
+    return KINDS[name].make(vocab_size, dim, key=key, vectors=vectors).score_cost().train
+
+
+def zipf(vocab_size: int) -> type_of_array:
+    return backend.asarray(losses.samplers.zipf(vocab_size), "float64")
 
 
 def entropy(counts: type_of_array) -> float:
@@ -153,55 +182,58 @@ def entropy(counts: type_of_array) -> float:
     return -float((p * np.log2(p)).sum())
 
 
-def class_rows(counts: type_of_array, binning: str, num_classes: int) -> float:
-    """C and the mean size of the class of a word, for classes of this kind."""
-    return class_based.expected_rows(counts, BINNINGS[binning](counts, num_classes))
+def sum_of_roots(counts: type_of_array) -> float:
+    """Σ √p."""
+    return float(read(((counts / counts.sum()) ** 0.5).sum()))
 
 
-def numbers_of_classes(vocab_size: int, points: int = 24, reach: float = 4.0) -> list[int]:
-    """Of classes, from √V / reach to √V · reach, √V among them."""
-    root = math.sqrt(vocab_size)
-    found = {round(root * reach ** (2 * i / points - 1)) for i in range(points + 1)}
-    return sorted(min(max(number, 2), vocab_size) for number in found)
+def class_rows(counts: type_of_array, binning: str, num_classes: int) -> tuple[float, int]:
+    """C and the mean size of the class of a word, for classes of this kind; and how many of them are empty."""
+    classes = BINNINGS[binning](counts, num_classes)
+    return class_based.expected_rows(counts, classes), num_classes - 1 - int(read(classes.max()))
 
 
-def best_classes(counts: type_of_array, binning: str) -> tuple[float, int]:
-    """The fewest rows, and with how many classes."""
-    return min((class_rows(counts, binning, number), number) for number in numbers_of_classes(len(counts)))
+def numbers_about(middle: float, reach: float, points: int, most: int) -> list[int]:
+    """Of classes: so many from middle / reach to middle · reach, each as many times the one before."""
+    found = (round(middle * reach ** (2 * i / (points - 1) - 1)) for i in range(points))
+    return sorted({min(max(number, 2), most) for number in found})
+
+
+def fewest_rows(counts: type_of_array, binning: str) -> float:
+    """With the best number of classes, which is looked for about where it is by (1) or (2)."""
+    middle = sum_of_roots(counts) if binning == EQUAL_ROOTS else math.sqrt(len(counts))
+    numbers = numbers_about(middle, reach=2.0, points=9, most=len(counts))
+    return min(class_rows(counts, binning, number)[0] for number in numbers)
+
+
+def beside(name: str, counts: type_of_array) -> dict[str, float]:
+    """Other numbers of rows, which stand in the table before the layer's own."""
+    if name == "class":
+        binned = {f"class-based, {binning}": fewest_rows(counts, binning) for binning in BINNINGS}
+        return binned | {"(2 Σ √p)": 2 * sum_of_roots(counts)}
+    return {"(H, bits)": entropy(counts)} if name == "hierarchical" else {}
 
 
 def quiz(sizes: Sequence[int], key: mg.Key, advance: Callable[[], object]) -> dict:
-    """All that part one has to tell: {"rows": {structure: rows for each V}, "best_classes": …, …}."""
-    rows, best, test = {}, {}, {}
+    """All there is to tell: {"rows": {structure: rows for each V}, "with_root_v_classes": …, "classes": …}."""
+    rows, empty = {}, []
     for vocab_size in sizes:
-        counts = losses.samplers.zipf(vocab_size)
-
-        def add(says, number):
-            rows.setdefault(says, []).append(float(number))
-
+        counts = zipf(vocab_size)
         for name, kind in KINDS.items():
-            if name == "class":
-                for binning in BINNINGS:
-                    found = best_classes(counts, binning)
-                    add(f"class-based, {binning}", found[0])
-                    best.setdefault(binning, []).append(found[1])
-                add("(2 Σ √p)", 2 * float(read(((counts / counts.sum()) ** 0.5).sum())))
-            cost = rows_of(name, vocab_size, key)
-            if name != "class":
-                add(kind.says, cost.train)
-            test.setdefault(kind.says, []).append(float(cost.test))
-            if name == "hierarchical":
-                add("(entropy, bits)", entropy(counts))
+            for says, number in (beside(name, counts) | {kind.says: rows_of(name, vocab_size, key)}).items():
+                rows.setdefault(says, []).append(number)
             advance()
-    middle = sizes[len(sizes) // 2 - 1]
-    counts = losses.samplers.zipf(middle)
-    numbers = numbers_of_classes(middle, points=8, reach=8)
-    over = {binning: [class_rows(counts, binning, number) for number in numbers] for binning in BINNINGS}
+        equal, (mass, left_out) = (class_rows(counts, b, round(vocab_size**0.5)) for b in (EQUAL_SIZE, EQUAL_MASS))
+        empty.append({"equal_size": equal[0], "equal_mass": mass, "empty": left_out})
+    middle = sizes[(len(sizes) - 1) // 2]
+    numbers = numbers_about(math.sqrt(middle), reach=8.0, points=9, most=middle)
+    found = {binning: [class_rows(zipf(middle), binning, c) for c in numbers] for binning in BINNINGS}
+    over = {binning: [row for row, _ in pairs] for binning, pairs in found.items()}
+    over[f"{EQUAL_MASS}, and the empty"] = [row + left_out for row, left_out in found[EQUAL_MASS]]
     return {
         "vocab_sizes": list(sizes),
         "rows": rows,
-        "rows_at_test": test,
-        "best_numbers_of_classes": best,
+        "with_root_v_classes": empty,
         "classes": {"vocab_size": middle, "numbers": numbers, "rows": over},
     }
 
@@ -231,12 +263,13 @@ def rank(log_prob: np.ndarray) -> int:
     return int((values > 1e-9 * values[0]).sum())
 
 
-def ranks(vocab_size: int, dim: int, numbers: int, key: mg.Key) -> dict[str, int]:
-    """What is found for each structure."""
+def ranks(vocab_size: int, dim: int, numbers: int, key: mg.Key) -> dict[str, dict]:
+    """For each structure its rank, and the bound."""
     found = {}
     for name, kind in KINDS.items():
-        log_prob, _ = log_prob_of_random(kind, vocab_size, dim, numbers, 4 * vocab_size, key)
-        found[name] = rank(log_prob)
+        log_prob, layer = log_prob_of_random(kind, vocab_size, dim, numbers, 4 * vocab_size, key)
+        says, bound = kind.bound
+        found[name] = {"rank": rank(log_prob), "bound": says, "at_most": min(bound(layer), vocab_size - 1)}
     return found
 
 
@@ -246,12 +279,13 @@ class Size(NamedTuple):
     updates: int
     batch: int
     held_out: int  # words, at most
+    seconds: float = 0.2  # for how long prediction is measured
     seeds: int = 1
     words: int | None = None  # of the text
 
 
 SIZES = {
-    "quick": Size(400, 48, 64, 300, words=20_000),
+    "quick": Size(400, 32, 64, 300, seconds=0.01, words=20_000),
     "default": Size(8_000, 800, 256, 4_000),
     "full": Size(12_000, 8_000, 256, 20_000, seeds=3),
 }
@@ -314,10 +348,10 @@ class LanguageModel:
     """Three embeddings side by side, a hidden layer, and an output layer."""
 
     def __init__(self, name: str, data: Data, key: mg.Key):
-        V = data.vocab_size
+        self.kind, V = KINDS[name], data.vocab_size
         self.embedding = mg.param(0.1 * key.fold(0).normal((V, DIM)))
         self.hidden = mg.nn.Linear(BEFORE * DIM, DIM, key=key.fold(1))
-        self.output = KINDS[name].make(V, DIM, counts=data.counts, key=key.fold(2), vectors=data.vectors)
+        self.output = self.kind.make(V, DIM, counts=data.counts, key=key.fold(2), vectors=data.vectors)
 
     def parameters(self) -> list[mg.Tensor]:
         return [self.embedding, self.hidden.weight, self.hidden.bias, *self.output.parameters()]
@@ -328,29 +362,44 @@ class LanguageModel:
 
 
 class Marks(NamedTuple):
-    perplexity: float
-    right: float
+    perplexity: float | None  # None: it learns no probabilities of words
+    right: float  # how often the word found likeliest is the word that comes
 
 
 def examined(model: LanguageModel, data: Data, batch: int = 512) -> Marks:
-    total, right = 0.0, 0
+    total, right, probable = 0.0, 0, model.kind.probable
     with mg.no_grad(), backend.quiet():
         for i in range(0, len(data.held_targets), batch):
             contexts, targets = data.held_contexts[i : i + batch], data.held_targets[i : i + batch]
             hidden = model(contexts)
-            total -= float(read(model.output.log_prob_of(hidden, targets).data.sum(dtype="float64")))
+            if probable:
+                total -= float(read(model.output.log_prob_of(hidden, targets).data.sum(dtype="float64")))
             right += int(read((model.output.topk(hidden, 1)[0][:, 0] == targets).sum()))
     n = len(data.held_targets)
     if not math.isfinite(total) or total / n > 700:
         raise FloatingPointError("the perplexity is not finite")
-    return Marks(math.exp(total / n), right / n)
+    return Marks(math.exp(total / n) if probable else None, right / n)
+
+
+def perplexity_halved(model: LanguageModel, data: Data, batch: int = 256) -> float:
+    """exp of the mean of −log P, if half of what is found for log P were meant: divided by the sum over all words."""
+    total = 0.0
+    with mg.no_grad():
+        for i in range(0, len(data.held_targets), batch):
+            hidden, targets = model(data.held_contexts[i : i + batch]), data.held_targets[i : i + batch]
+            half = 0.5 * model.output.log_prob(hidden)
+            half = half - mg.logsumexp(half, axis=1, keepdims=True)
+            total -= mg.take_along_axis(half, targets[:, None], axis=1).sum().item()
+    return math.exp(total / len(data.held_targets))
 
 
 class Point(NamedTuple):
     updates: int
     seconds: float  # of learning alone
-    perplexity: float
-    right: float
+    marks: Marks
+
+    def told(self) -> dict:
+        return {"updates": self.updates, "seconds": self.seconds, **self.marks._asdict()}
 
 
 class Stopped(Exception):
@@ -385,7 +434,7 @@ class School:
                     raise Stopped
             backend.synchronize()
             seconds, done = seconds + time.perf_counter() - begin, end
-            points.append(Point(done, seconds, *examined(model, data)))
+            points.append(Point(done, seconds, examined(model, data)))
         return model, points
 
     def teach(self, name: str, rates: Sequence[float]) -> dict:
@@ -397,22 +446,22 @@ class School:
                 tried[rate] = self.learn(name, rate, 0, updates, at)
             except FloatingPointError:
                 tried[rate] = None
-        ends = {rate: found[1][-1].perplexity for rate, found in tried.items() if found}
-        if not ends:
-            raise DemoError(f"{KINDS[name].says}: at the rates {', '.join(map(str, rates))} it grows beyond all bounds")
-        rate = min(ends, key=ends.get)
+        ends = {rate: found[1][-1].marks for rate, found in tried.items() if found}
+        rate = best_rate(KINDS[name].says, ends, rates)
         model, curve = tried[rate]
         last = [curve[-1], *(self.learn(name, rate, seed, updates)[1][-1] for seed in range(1, self.size.seeds))]
+        perplexities = [point.marks.perplexity for point in last if KINDS[name].probable]
         alone, whole = self.speeds(model)
         return {
             "name": name,
             "says": KINDS[name].says,
             "learning_rate": rate,
-            "tried": ends,
-            "curve": [point._asdict() for point in curve],
-            "seeds": [point._asdict() for point in last],
-            "perplexity": math.exp(statistics.fmean(math.log(point.perplexity) for point in last)),
-            "right": statistics.fmean(point.right for point in last),
+            "tried": {tried: marks._asdict() for tried, marks in ends.items()},
+            "curve": [point.told() for point in curve],
+            "seeds": [point.told() for point in last],
+            "perplexity": statistics.geometric_mean(perplexities) if perplexities else None,
+            "perplexity_halved": perplexity_halved(model, self.data) if name == "correcting" else None,
+            "right": statistics.fmean(point.marks.right for point in last),
             "seconds": curve[-1].seconds,
             "words_per_second": {
                 "training": updates * self.size.batch / curve[-1].seconds,
@@ -428,7 +477,7 @@ class School:
         with mg.no_grad():
             hidden = model(contexts)
             calls = lambda: model.output.topk(hidden, 1), lambda: model.output.topk(model(contexts), 1)
-            return tuple(len(contexts) / median_seconds(call) for call in calls)
+            return tuple(len(contexts) / median_seconds(call, self.size.seconds) for call in calls)
 
     def about(self, name: str) -> float:
         """Seconds of one update, from a few; kernels are compiled now, or read from disk."""
@@ -436,7 +485,14 @@ class School:
         return self.learn(name, KINDS[name].rate, 0, 6)[1][-1].seconds / 6
 
 
-def median_seconds(call: Callable[[], object], least: int = 3, seconds: float = 0.2) -> float:
+def best_rate(says: str, ends: Mapping[float, Marks], rates: Sequence[float]) -> float:
+    """By perplexity, or, where there is none, by how often it is right."""
+    if not ends:
+        raise DemoError(f"{says}: with every rate of {', '.join(map(str, rates))} the scores grow beyond all bounds")
+    return min(ends, key=lambda rate: -ends[rate].right if ends[rate].perplexity is None else ends[rate].perplexity)
+
+
+def median_seconds(call: Callable[[], object], seconds: float, least: int = 3) -> float:
     call()
     times = []
     while len(times) < least or sum(times) < seconds:
@@ -457,31 +513,43 @@ def bytes_of(name: str, layer: losses.layer.OutputLayer, data: Data) -> int:
 CODES = ("binary", "correcting", "hybrid", "hybrid-correcting", "full")  # in the order of the paper's results
 
 
-def verdicts(asked: Mapping, found_ranks: Mapping[str, int], bits: int, taught: Mapping[str, dict]) -> list[dict]:
-    """What is said, on the slides or in a paper: whether it holds here, and the numbers."""
+def verdicts(asked: Mapping, found_ranks: Mapping[str, Mapping], taught: Mapping[str, dict]) -> list[dict]:
+    """What is said, on the slides or in a paper, of layers that were asked for: whether it holds here, and the numbers.
+
+    The paper: Oda, Arthur, Neubig, Yoshino, Nakamura, ACL 2017.
+    """
     sizes, rows, told = asked["vocab_sizes"], asked["rows"], []
 
-    def say(sentence, holds, measured, numbers):
-        told.append({"sentence": sentence, "holds": holds, "measured": measured, "numbers": list(numbers)})
+    def say(sentence, measured, numbers, holds):
+        told.append({"sentence": sentence, "measured": measured, "numbers": list(numbers), "holds": holds})
 
-    of_classes = {binning: rows[f"class-based, {binning}"] for binning in BINNINGS}
-    grow = [growth(sizes, found) for found in of_classes.values()]
-    say("class-based: O(√V)", all(0.4 <= a <= 0.6 for a in grow), "growth V^…, of each kind of classes", grow)
-    pairs = zip(of_classes["equally probable"], of_classes["equally many words"], strict=True)
-    times = [a / b for a, b in pairs]
-    say("(1): equally probable classes cost the same", all(abs(t - 1) < 0.05 for t in times), "times the rows", times)
-    over = [a - b for a, b in zip(rows[KINDS["hierarchical"].says], rows["(entropy, bits)"], strict=True)]
-    say("hierarchical: between H and H + 1, not log₂ V", all(0 <= x < 1 for x in over), "Huffman's less H", over)
-    say("a code can say as many things as it has bits", found_ranks["binary"] == bits, "rank, bits", [found_ranks["binary"], bits])
+    grow = [growth(sizes, rows[f"class-based, {binning}"]) for binning in BINNINGS]
+    say("class-based: O(√V)", "rows grow as V^…, each kind of classes", grow, all(0.4 <= a <= 0.6 for a in grow))
+    times = [(one["equal_mass"] + one["empty"]) / one["equal_size"] for one in asked["with_root_v_classes"]]
+    measured = "their rows, with the empty, over those of equal sizes"
+    say("(1): equally probable classes cost the same", measured, times, all(abs(t - 1) < 0.02 for t in times))
+    over = [a - b for a, b in zip(rows[KINDS["hierarchical"].says], rows["(H, bits)"], strict=True)]
+    say("hierarchical: H ≤ E ℓ < H + 1", "Huffman's E ℓ − H, each V", over, all(0 <= x < 1 for x in over))
+    binary = found_ranks["binary"]
+    say(
+        "a plain code says as many things as it has bits",
+        "rank, bits",
+        [binary["rank"], binary["at_most"]],
+        binary["rank"] == binary["at_most"],
+    )
     if {"binary", "full"} <= taught.keys():
-        speed = [taught[name]["words_per_second"]["prediction, layer"] for name in ("binary", "full")]
-        say("binary code: “fast”", speed[0] > speed[1], "words/s in prediction over the full softmax's", [speed[0] / speed[1]])
+        a, b = (taught[name]["words_per_second"]["prediction, layer"] for name in ("binary", "full"))
+        say("binary code: “fast”", "words/s in prediction, over the full softmax's", [a / b], a > b)
     if set(CODES) <= taught.keys():
         right = [taught[name]["right"] for name in CODES]
-        order = all(a < b for a, b in zip(right, right[1:]))
-        say("binary < EC < hybrid < hybrid EC ≤ softmax (Oda et al.)", order, "right words", right)
+        say(
+            "the paper: binary < EC < hybrid < hybrid EC ≤ softmax",
+            "right words, of each",
+            right,
+            all(a < b for a, b in itertools.pairwise(right)),
+        )
         gap = (right[-2] - right[0]) / (right[-1] - right[0])
-        say("the two improvements close the gap to the softmax", gap > 0.5, "part of the gap in right words", [gap])
+        say("“two improvements to binary code prediction”", "of the gap in right words, closed by both", [gap], gap > 0)
     return told
 
 
@@ -497,10 +565,9 @@ def print_quiz(asked: Mapping) -> None:
     sizes = asked["vocab_sizes"]
     rows = []
     for says, found in asked["rows"].items():
-        at_test = asked["rows_at_test"].get(says)
         grow = f"V^{growth(sizes, found):.2f}" if found[-1] != found[-2] else None
-        rows.append([says, *map(three, found), grow, three(at_test[-1]) if at_test else None])
-    headers = ["", *map("V = {:,}".format, sizes), "grows as", f"for the best word, V = {sizes[-1]:,}"]
+        rows.append([says, *map(three, found), grow])
+    headers = ["", *map("V = {:,}".format, sizes), "grows as"]
     table("Rows touched a word in training, words as frequent as Zipf's law has them", headers, rows)
     classes = asked["classes"]
     least = {binning: min(found) for binning, found in classes["rows"].items()}
@@ -512,67 +579,66 @@ def print_quiz(asked: Mapping) -> None:
     table(f"The same for V = {classes['vocab_size']:,} over the number of classes; *: the fewest", headers, rows)
 
 
-def print_ranks(found: Mapping[str, int], vocab_size: int, dim: int, numbers: int) -> None:
-    rows = [[KINDS[name].says, found[name], KINDS[name].rank] for name in found]
-    table(f"Rank of log P less each row's mean: V = {vocab_size}, d = {dim}, m = {numbers}", ["", "rank", "at most"], rows)
+def print_ranks(found: Mapping[str, Mapping], vocab_size: int, dim: int, numbers: int) -> None:
+    rows = [[KINDS[name].says, one["rank"], f"{one['bound']} = {one['at_most']}"] for name, one in found.items()]
+    title = f"Rank of log P less the mean of each row: V = {vocab_size}, d = {dim}, m = {numbers}"
+    table(title, ["", "rank", "at most"], rows)
 
 
 def print_layers(taught: Mapping[str, dict], size: Size) -> None:
-    full = taught.get("full")
-    rows = []
+    full, rows = taught.get("full"), []
+
+    def to_full(perplexity: float | None) -> str | None:
+        return f"{100 * (perplexity / full['perplexity'] - 1):+.1f} %" if full and perplexity else None
+
     for one in taught.values():
-        speed = one["words_per_second"]
-        more = f"{100 * (one['perplexity'] / full['perplexity'] - 1):+.1f} %" if full else None
-        rows.append(
-            [
-                one["says"],
-                three(one["perplexity"]),
-                more,
-                f"{100 * one['right']:.1f} %",
-                one["learning_rate"],
-                *(three(speed[what]) for what in speed),
-                one["bytes"],
-                f"1/{full['bytes'] / one['bytes']:.3g}" if full else None,
-            ]
-        )
-    headers = ["output layer", "perplexity", "to full", "right words", "rate", "words/s, training", "prediction, layer"]
-    headers += ["prediction, model", "bytes", "of full's"]
-    examples = size.updates * size.batch
-    table(f"After {size.updates:,} updates, {examples:,} words", headers, rows)
+        perplexity, speed = one["perplexity"], one["words_per_second"]
+        cells = [three(perplexity), to_full(perplexity), f"{100 * one['right']:.1f} %", one["learning_rate"]]
+        part = f"{one['bytes'] / full['bytes']:.3g} ×" if full else None
+        rows.append([one["says"], *cells, *map(three, speed.values()), one["bytes"], part])
+        if halved := one["perplexity_halved"]:
+            rows.append(["… log P halved", three(halved), to_full(halved), *[None] * 7])
+    headers = ["output layer", "perplexity", "to full", "right words", "rate", "words/s, training"]
+    headers += ["prediction, layer", "prediction, model", "bytes", "of full's"]
+    table(f"After {size.updates:,} updates, {size.updates * size.batch:,} words", headers, rows)
+
+
+def pictures(out, asked: Mapping, taught: Mapping[str, dict], size: Size, show: bool) -> list[str]:
+    """Draw what there is to draw; an older picture that is not drawn again goes, for it shows another run."""
+    (out / "perplexity.png").unlink(missing_ok=True)
+    picture_of_rows(out / "rows.png", asked, show)
+    with_p = {name: one for name, one in taught.items() if one["perplexity"] is not None}
+    if not with_p:
+        return ["rows.png"]
+    picture_of_perplexity(out / "perplexity.png", with_p, size, show)
+    return ["rows.png", "perplexity.png"]
 
 
 def picture_of_rows(path, asked: Mapping, show: bool) -> None:
-    sizes, rows = asked["vocab_sizes"], asked["rows"]
-    series = {says: (sizes, found) for says, found in rows.items() if not says.startswith("(")}
+    sizes, classes = asked["vocab_sizes"], asked["classes"]
+    dashes = dict(zip(BINNINGS, ("--", ":", "-."), strict=True))
     looks = {kind.says: kind.look for kind in KINDS.values()}
-    dashes = dict(zip(BINNINGS, ("--", ":", "-"), strict=True))
-    looks |= {f"class-based, {binning}": {"color": BLUE, "linestyle": style} for binning, style in dashes.items()}
-    series = {says: (*xy, looks[says]) for says, xy in series.items()}
-    classes = asked["classes"]
-    of_classes = {
-        binning: (classes["numbers"], found, looks[f"class-based, {binning}"])
-        for binning, found in classes["rows"].items()
+    looks |= {f"class-based, {binning}": {"color": BLUE, "linestyle": dashes[binning]} for binning in BINNINGS}
+    same = f"class-based, {EQUAL_ROOTS}"  # as the layer's own classes, nearly
+    over_v = {says: (sizes, n, looks[says]) for says, n in asked["rows"].items() if says in looks and says != same}
+    over_c = {
+        says: (classes["numbers"], found, looks[f"class-based, {says}"])
+        for says, found in classes["rows"].items()
+        if says in BINNINGS
     }
+    root, title = math.sqrt(classes["vocab_size"]), f"class-based, V = {classes['vocab_size']:,}"
     panels = [
-        {"series": series, "xlabel": "V, words", "ylabel": "rows a word", "log": "xy", "title": "over the vocabulary"},
-        {
-            "series": of_classes,
-            "xlabel": "C, classes",
-            "ylabel": "rows a word",
-            "log": "xy",
-            "title": f"class-based, V = {classes['vocab_size']:,}",
-            "marks": {"√V": math.sqrt(classes["vocab_size"])},
-        },
+        {"series": over_v, "xlabel": "V, words", "ylabel": "rows a word", "title": "each structure"},
+        {"series": over_c, "xlabel": "C, classes", "ylabel": "rows a word", "title": title, "mark": (root, "√V")},
     ]
-    lines(path, "Rows touched a word in training", panels, show)
+    named_at_the_end(path, "Rows touched a word; words as frequent as Zipf's law has them", panels, show)
 
 
 def picture_of_perplexity(path, taught: Mapping[str, dict], size: Size, show: bool) -> None:
-    series, full = {}, taught.get("full")
+    series = {}
     for name, one in taught.items():
-        curve = one["curve"]
-        axes = [[point["updates"] for point in curve], [point["seconds"] for point in curve]]
-        series[one["says"]] = {"x": axes, "y": [point["perplexity"] for point in curve], **KINDS[name].look}
+        axes = [[point[what] for point in one["curve"]] for what in ("updates", "seconds")]
+        series[one["says"]] = {"x": axes, "y": [point["perplexity"] for point in one["curve"]], **KINDS[name].look}
     panels = [
         {"xlabel": f"updates, of {size.batch} words", "title": "the same updates", "ylabel": "perplexity, held out"},
         {"xlabel": "seconds of learning", "title": "the same time, the same colours"},
@@ -583,7 +649,9 @@ def picture_of_perplexity(path, taught: Mapping[str, dict], size: Size, show: bo
 # %% All of it
 def parser():
     p = common_flags(__doc__, name="predictors")
-    p.add_argument("--full", action="store_true", help="12,000 words, three rates, three seeds, for as long as it takes")
+    p.add_argument(
+        "--full", action="store_true", help="12,000 words, three rates, three seeds, for as long as it takes"
+    )
     p.add_argument("--layers", nargs="+", choices=KINDS, default=list(KINDS), metavar="NAME", help=", ".join(KINDS))
     p.add_argument("--rates", nargs="+", type=float, metavar="RATE", help="learning rates to try, for each layer")
     p.add_argument("--updates", type=int, metavar="N", help="updates of each layer")
@@ -645,12 +713,10 @@ def main(argv=None) -> None:
             print(f"stopped early: of {len(names)} layers {len(taught)} done, and shown")
 
     print_layers(taught, size)
-    bits = (ranked[0] - 1).bit_length()
-    said = verdicts(asked, found_ranks, bits, taught)
+    said = verdicts(asked, found_ranks, taught)
     rows = [[row["sentence"], row["holds"], row["measured"], ", ".join(map(three, row["numbers"]))] for row in said]
     table("What is said, and what is found here", ["they say", "holds", "measured", "numbers"], rows)
-    picture_of_rows(out / "rows.png", asked, args.show)
-    picture_of_perplexity(out / "perplexity.png", taught, size, args.show)
+    files = pictures(out, asked, taught, size, args.show)
     write_json(
         out / "results.json",
         {
@@ -659,14 +725,14 @@ def main(argv=None) -> None:
             "corpus": text.describe(),
             "size": size._asdict(),
             "quiz": asked,
-            "ranks": {"vocab_size": ranked[0], "dim": ranked[1], "numbers": ranked[2], "found": found_ranks},
+            "ranks": dict(zip(("vocab_size", "dim", "numbers"), ranked, strict=True)) | {"found": found_ranks},
             "layers": list(taught.values()),
             "stopped_early": len(taught) < len(names),
             "verdicts": said,
             "predict": predicted(asked, taught),
         },
     )
-    print(f"in {out}: rows.png, perplexity.png, results.json")
+    print(f"in {out}: {', '.join([*files, 'results.json'])}")
 
 
 def predicted(asked: Mapping, taught: Mapping[str, dict]) -> dict:
@@ -675,7 +741,7 @@ def predicted(asked: Mapping, taught: Mapping[str, dict]) -> dict:
     times = lambda says: rows[says][-1] / rows[says][-2]
     both = {"binary", "full"} <= taught.keys()
     return {
-        "times_the_rows_of_class_based_softmax": times("class-based, equal in √count"),
+        "times_the_rows_of_class_based_softmax": times(KINDS["class"].says),
         "times_the_rows_of_hierarchical_softmax": times(KINDS["hierarchical"].says),
         "perplexity_of_the_binary_code_over_the_full_softmaxs": (
             taught["binary"]["perplexity"] / taught["full"]["perplexity"] if both else None

@@ -9,10 +9,10 @@ class-based, nearly nothing for trees and codes. The full softmax is there up to
 nn.Linear, F.cross_entropy and SGD; both must find the same loss and gradients before a clock is read.
 
 Then prediction: the likeliest of 65,536 words for 128 hidden vectors, `topk(h, 1)`, beside the full softmax's and
-torch's `(h @ W.T).argmax(dim=1)`, the fastest that one can write; with the bytes of what is kept for it. Here all W are
-drawn from N(0, 1.5² / d), as in sampled-softmax.py, so that probabilities are neither flat nor certain: a search through
-a tree or through classes is done the sooner the less they are flat. (Of models that have learned, predictors.py tells.)
-And what the error-correcting code does beside the product with W: words/s of the Viterbi decoder, memory 6.
+torch's `(h @ W.T).argmax(dim=1)`; with the bytes of what is kept for it. Here all W are drawn from N(0, 1.5² / d), as
+in sampled-softmax.py, so that probabilities are neither flat nor certain: a search through a tree or through classes is
+done the sooner the less they are flat. (Of models that have learned, predictors.py tells.) And what the
+error-correcting code does beside the product with W: words/s of the Viterbi decoder, memory 6.
 
 Each library is in its own process, on one core. Takes some three minutes and 5 GB (--quick: V up to 10,000, ten
 seconds); needs `pip install 'minigrad[versus]'`.
@@ -77,9 +77,11 @@ class Contestant:
         cdf = np.cumsum(counts)
         self.targets = [np.searchsorted(cdf, cdf[-1] * rng.random(BATCH), "right") for _ in range(BATCHES)]
         hidden = rng.standard_normal((BATCH, DIM), np.float32)
-        full = (rng.standard_normal((vocab, DIM), np.float32) * np.float32((sharpness or 0.1) / DIM**0.5)) if (
-            vocab <= LARGEST_FULL
-        ) else None
+        full = (
+            (rng.standard_normal((vocab, DIM), np.float32) * np.float32((sharpness or 0.1) / DIM**0.5))
+            if (vocab <= LARGEST_FULL)
+            else None
+        )
         self.make(counts, hidden, full, sharpness)
         gc.collect()
         gc.freeze()  # what lives now is not looked through again
@@ -253,7 +255,11 @@ def wanted(training: Mapping, best: Mapping, bytes_of: Mapping, words: float) ->
         both = [slopes[name] for name in ("hierarchical, Huffman", "binary code")]
         say("hierarchical, binary: as V^0.2 at most", both, max(both) <= 0.2)
     times = {name: best[FULL]["median"] / found["median"] for name, found in best.items()}
-    say("error-correcting: 20 × the full softmax", [times["error-correcting code"]], times["error-correcting code"] >= 20)
+    say(
+        "error-correcting: 20 × the full softmax",
+        [times["error-correcting code"]],
+        times["error-correcting code"] >= 20,
+    )
     say("binary: 100 × the full softmax", [times["binary code"]], times["binary code"] >= 100)
     codes = ("binary code", "error-correcting code", "hybrid", "hybrid, error-correcting")
     parts = [bytes_of[name] / bytes_of[FULL] for name in codes]
@@ -304,7 +310,10 @@ def main(argv=None) -> None:
     found = show_best(best_of, best, bytes_of, rounds)
     print(f"Viterbi, memory {MEMORY}, {best_of:,} words: {words:,.0f} words/s beside the product with W")
     said = wanted(training, found, bytes_of, words)
-    cells = [[row["sentence"], row["holds"], ", ".join(f"{x:.3g}" if x < 1e4 else f"{x:,.0f}" for x in row["numbers"])] for row in said]
+    cells = [
+        [row["sentence"], row["holds"], ", ".join(f"{x:.3g}" if x < 1e4 else f"{x:,.0f}" for x in row["numbers"])]
+        for row in said
+    ]
     table("Hoped for", ["", "holds", "here"], cells)
     report = {"environment": environment(), "versions": versions, "absent": absent, "batch": BATCH, "dim": DIM}
     report |= {"training": training, "best_of": best_of, "best": found, "viterbi_words_per_second": words}
@@ -347,11 +356,18 @@ def show_best(vocab, best, bytes_of, rounds) -> dict:
             name = layer if who == Minigrad.name else f"{who}: (h @ W.T).argmax(dim=1)"
             ratio = Times({"full": full, name: of.seconds[who]}).ratio("full", name)
             size = bytes_of[layer]
-            found[name] = {"median": of.median(who), "times_full": vars(ratio), "bytes": size, "seconds": [*of.seconds[who]]}
+            found[name] = {
+                "median": of.median(who),
+                "times_full": vars(ratio),
+                "bytes": size,
+                "seconds": [*of.seconds[who]],
+            }
             times = None if name == FULL else f"{ratio.median:.3g} × ({ratio.low:.3g} to {ratio.high:.3g})"
             less = bytes_of[FULL] / size
             speed = f"{BATCH / of.median(who):,.0f}"
-            cells.append([name, in_time(of.median(who)), speed, times, size, f"1/{less:.3g}" if less > 1 else f"{1 / less:.3g}"])
+            cells.append(
+                [name, in_time(of.median(who)), speed, times, size, f"1/{less:.3g}" if less > 1 else f"{1 / less:.3g}"]
+            )
     headers = ["", f"{BATCH} words", "words/s", "as fast as full", "bytes", "of full's"]
     table(f"The likeliest of {vocab:,} words, d = {DIM}, one core, medians of {rounds} rounds", headers, cells)
     return found
