@@ -90,7 +90,7 @@ def named_at_the_end(path: Path, title: str, panels: Sequence[Mapping], show=Fal
     figure.suptitle(title, fontsize=22, parse_math=False)
     part, low, high = 0.95 / len(panels), 0.1, 0.86
     for i, panel in enumerate(panels):
-        axes = figure.add_axes((0.06 + i * part, low, part - 0.23, high - low))
+        axes = figure.add_axes((0.06 + i * (part + 0.045), low, part - 0.235, high - low))
         for name, (x, y, style) in panel["series"].items():
             if len(x) != len(y) or not len(x) or not (np.asarray([x, y], np.float64) > 0).all():
                 raise ValueError(f"{name}: {x}, {y}; expected as many positive numbers on each axis, one or more")
