@@ -38,7 +38,7 @@ def text(tmp_path_factory):
     rng, path = np.random.default_rng(1), tmp_path_factory.mktemp("text") / "text.txt"
     words = [f"{'abcdefgh'[i]}{j}" for i in range(8) for j in range(6)]
     pairs = [(w, words[(7 * k + 3) % len(words)]) for k, w in enumerate(words)]
-    lines = [" ".join(w for i in rng.integers(0, len(pairs), 3) for w in pairs[i]) for _ in range(80)]
+    lines = [" ".join(w for i in rng.integers(0, len(pairs), 3) for w in pairs[i]) for _ in range(400)]
     path.write_text("\n".join(lines), encoding="utf-8")
     return read_text(path, 1, max_size=SMALL.vocab_size - 1)
 
@@ -138,9 +138,9 @@ def test_no_rank_is_above_its_bound(name):
     assert 0 < found["rank"] <= found["at_most"] <= 23
 
 
-@pytest.mark.parametrize("name, rank", [("full", 7), ("binary", 5), ("hybrid", 6 + 5), ("embedding", 4)])
+@pytest.mark.parametrize("name, rank", [("full", 17), ("binary", 5), ("hybrid", 6 + 5), ("embedding", 4)])
 def test_some_bounds_are_reached(name, rank):
-    assert demo.ranks(24, 6, 4, KEY)[name]["rank"] == rank
+    assert demo.ranks(24, 16, 4, KEY)[name]["rank"] == rank
 
 
 # ---- the text, and vectors ----------------------------------------------------------------------------------------
@@ -262,8 +262,8 @@ def test_the_best_rate_counts_and_one_that_is_too_high_does_not(data, monkeypatc
         return learn(self, name, rate, *args)
 
     monkeypatch.setattr(demo.School, "learn", breaking)
-    found = school(data, SMALL._replace(updates=40, seeds=2)).teach("full", [1e-4, 0.1, 9.0])
-    assert found["learning_rate"] == 0.1 and list(found["tried"]) == [1e-4, 0.1]
+    found = school(data, SMALL._replace(updates=40, seeds=2)).teach("full", [1e-6, 0.05, 9.0])
+    assert found["learning_rate"] == 0.05 and list(found["tried"]) == [1e-6, 0.05]
     assert found["perplexity"] == pytest.approx(math.sqrt(math.prod(one["perplexity"] for one in found["seeds"])))
     assert found["seeds"][0] == found["curve"][-1] and found["seeds"][1] != found["curve"][-1]
     with pytest.raises(DemoError, match=r"full softmax: with every rate of 9\.0 the scores grow beyond all bounds"):

@@ -1,4 +1,4 @@
-"""The race of structured layers: that both full softmaxes do the same work, that steps train, and what is made of it."""
+"""The race of structured layers: both full softmaxes do the same work, a step trains, and what is made of times."""
 
 import json
 import subprocess
