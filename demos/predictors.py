@@ -20,6 +20,7 @@ occur by Zipf's law. p is how often a word occurs, the sum of all p being 1.
                     entropy of the words in bits.                                                                (3)
     binary codes    ⌈log₂ V⌉; error-correcting, with memory r, 2 (⌈log₂ V⌉ + r); hybrid, N + 1 and the bits.     (4)
     embedding       m, the numbers in a vector, whatever V is.
+    adaptive        the head, and for a rare word a cluster whose rows are shorter: in rows of d numbers.
 
 What they cannot say is a number too, and needs no training. Take log P(w | h) for many h and all w, and from each row
 its mean: what is the rank of this matrix? Of a full softmax it is that of W h + b, so d + 1 at most (Yang, Dai,
@@ -137,7 +138,12 @@ KINDS = {
     ),
     "hierarchical": Kind("hierarchical, Huffman", plain(HIERARCHICAL), WHOLE, {"color": GREEN}),
     "balanced": Kind("hierarchical, balanced", plain(HIERARCHICAL, tree="balanced"), WHOLE, {"color": GREEN, **DASHED}),
-    "adaptive": Kind("adaptive", plain(losses.AdaptiveSoftmax), WHOLE, {"color": PINK}),
+    "adaptive": Kind(
+        "adaptive",
+        plain(losses.AdaptiveSoftmax),
+        ("d + 1 + J", lambda layer: layer.dim + 1 + layer.num_clusters),
+        {"color": PINK},
+    ),
     "binary": Kind("binary code", plain(losses.BinaryCode), BITS, {"color": RED}),
     "correcting": Kind(
         "error-correcting code", plain(losses.ErrorCorrectingCode, memory=MEMORY), BITS, {"color": RED, **DASHED}

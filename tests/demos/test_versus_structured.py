@@ -121,7 +121,7 @@ def measured(**changes):
     """What would be all that is hoped for, but for the changes."""
     numbers = {"class": 0.5, "tree": 0.1, "bits": 0.05, "correcting": 21.0, "binary": 101.0, "bytes": 90} | changes
     training = {
-        "class-based": {"slope": numbers["class"]},
+        "class-based": {"slope": numbers["class"], "last_slope": 0.5},
         "hierarchical, Huffman": {"slope": numbers["tree"]},
         "binary code": {"slope": numbers["bits"]},
     }
