@@ -111,6 +111,12 @@ def hybrid(**of_kind) -> Callable[..., losses.layer.OutputLayer]:
     )
 
 
+def adaptive(vocab_size: int, dim: int, *, vectors=None, **options) -> losses.layer.OutputLayer:
+    """With two clusters of a small vocabulary as well, for which the layer by itself makes none."""
+    cutoffs = [vocab_size // 8, vocab_size // 2] if vocab_size < FREQUENT else None
+    return losses.AdaptiveSoftmax(vocab_size, dim, cutoffs=cutoffs, **options)
+
+
 def embedding(vocab_size: int, dim: int, *, vectors: type_of_array, **options) -> losses.layer.OutputLayer:
     return losses.VonMisesFisher(vocab_size, dim, embeddings=vectors, **options)
 
@@ -140,8 +146,8 @@ KINDS = {
     "balanced": Kind("hierarchical, balanced", plain(HIERARCHICAL, tree="balanced"), WHOLE, {"color": GREEN, **DASHED}),
     "adaptive": Kind(
         "adaptive",
-        plain(losses.AdaptiveSoftmax),
-        ("d + 1 + J", lambda layer: layer.dim + 1 + layer.num_clusters),
+        adaptive,
+        ("k_h + J + Σ d_i", lambda layer: len(layer.weight) + sum(layer.widths)),
         {"color": PINK},
     ),
     "binary": Kind("binary code", plain(losses.BinaryCode), BITS, {"color": RED}),

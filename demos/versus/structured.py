@@ -31,9 +31,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _shared.curves import named_at_the_end
 from _shared.errors import DemoError
 from _shared.flags import common_flags, output_folder, run_demo
-from _shared.plots import lines
 from _shared.progress import Progress
 from _shared.race import Race, Times
 from _shared.report import environment, table, write_json
@@ -48,6 +48,9 @@ BATCHES = 100  # of targets, different ones
 SHARPNESS = 1.5
 LR = 0.1
 FULL = "full softmax"
+COLOURS = {FULL: "#000000", "class-based": "#0072B2", "hierarchical, Huffman": "#009E73", "adaptive": "#A4468A"}
+COLOURS |= {"binary code": "#D55E00", "error-correcting code": "#D55E00"} | {"embedding (vMF)": "#555555"}
+COLOURS |= dict.fromkeys(("hybrid", "hybrid, error-correcting"), "#B07800")
 
 
 def median_seconds(call: Callable[[int], object], times: int, enough: float = 0.5) -> float:
@@ -347,12 +350,13 @@ def show_training(out, sizes, times, rows, rounds, picture) -> dict:
         of_rows = training[name]["rows_slope"]
         more = None if of_rows is None else f"V^{of_rows:.2f}"
         cells.append([name, *touched, *missing, more, *(f"{each:.3g} ms" for each in ms), *missing, grows])
-        series[name] = (there, ms, {"linestyle": "--"} if who != Minigrad.name else {})
+        dashed = who != Minigrad.name or "error-correcting" in layer
+        series[name] = (there, ms, {"color": COLOURS[layer], "linestyle": "--" if dashed else "-"})
     headers = ["", *(f"rows, V = {v:,}" for v in sizes), "grow as"]
     headers += [*(f"a step, V = {v:,}" for v in sizes), "grows as"]
     table(f"A training step of {BATCH} words, d = {DIM}, one core, medians of {rounds} rounds", headers, cells)
-    panel = {"series": series, "xlabel": "V, words", "ylabel": f"ms a step of {BATCH} words", "log": "xy"}
-    lines(out / "steps.png", "A training step of each structure", [panel], picture)
+    panel = {"series": series, "xlabel": "V, words", "ylabel": "ms", "title": f"a step of {BATCH} words, d = {DIM}"}
+    named_at_the_end(out / "steps.png", "What a training step takes, one core", [panel], picture)
     return training
 
 
