@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
@@ -32,6 +32,8 @@ from minigrad.check import vocab_batches
 from .properties import where_tensors_are_made
 
 pytestmark = pytest.mark.class_based
+
+fewer = settings(max_examples=max(5, settings().max_examples // 4))  # where an example takes its time
 
 KEY = mg.Key(1)
 
@@ -116,6 +118,7 @@ def log_prob_by_definition(layer, h):
 # ---- (1) to (3): the loss and its gradient ------------------------------------------------------------------------
 
 
+@fewer
 @given(partitions())
 def test_step_1_the_probabilities_are_products_and_sum_to_one_for_every_partition(classes):
     layer, hidden = layer_of(classes), contexts()
@@ -134,6 +137,7 @@ def test_step_1_holds_for_scores_of_ten_thousand(dtype):
     assert np.allclose(found, [one / 2, 0.0, one / 2, other, 0.0], rtol=1e-6, atol=0)
 
 
+@fewer
 @given(partitions())
 def test_step_2_the_loss_of_the_layer_is_minus_the_log_of_the_targets_probability(classes):
     layer, hidden, targets = layer_of(classes), contexts(), np.arange(5) % len(classes)
@@ -166,6 +170,7 @@ def test_step_2_the_naive_loss_of_a_score_of_10000_is_no_number():
     assert class_softmax(*scores, **options)[0].tolist() == [1e4]
 
 
+@fewer
 @given(batches(limit=3.0, filling=(0.0, 1.0, -2.0)))
 def test_step_3_gradients_are_right_to_second_order(batch):
     _, options = placed(batch)
@@ -207,6 +212,7 @@ def test_step_3_the_loss_needs_no_row_of_another_class(both_ways):
     assert math.isfinite(layer.loss(contexts(), targets).item())
 
 
+@fewer
 @given(vocab_batches())
 def test_step_3_with_a_single_class_it_is_the_full_softmax(batch):
     weight, bias, hidden, targets = batch
@@ -217,6 +223,7 @@ def test_step_3_with_a_single_class_it_is_the_full_softmax(batch):
     assert not dense(layer.class_weight.grad).any(), "one class is no decision"
 
 
+@fewer
 @given(vocab_batches())
 def test_step_3_with_a_class_for_each_word_it_is_the_full_softmax(batch):
     weight, bias, hidden, targets = batch
@@ -325,6 +332,7 @@ def test_step_6_with_words_equally_frequent_in_a_class_and_equal_sums_of_roots_i
     assert math.isclose(expected_rows(counts, classes), num_classes + S**2 / num_classes, rel_tol=1e-12)
 
 
+@fewer
 @given(st.integers(1, 40).flatmap(counts))
 def test_step_6_s_squared_is_v_for_equal_counts_and_less_for_others(counts):
     S, v = np.sqrt(counts / counts.sum()).sum(), len(counts)
@@ -414,6 +422,7 @@ def test_the_words_of_a_class_have_rows_side_by_side(classes):
 @pytest.mark.cpu
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@fewer
 @given(classes=partitions(9), seed=st.integers(0, 99))
 def test_the_kernels_are_equal_to_the_array_code(bias, dtype, classes, seed):
     layer, hidden = layer_of(classes, dtype=dtype, bias=bias), contexts(dtype=dtype)
@@ -462,6 +471,7 @@ def test_the_kernel_lists_each_row_of_the_batchs_classes_once(monkeypatch):
     assert layer.weight.grad.ids.tolist() == layer.bias.grad.ids.tolist() == [0, 1, 2, 3, 4, 5]
 
 
+@fewer
 @given(vocab_batches())
 def test_the_rows_of_a_class_have_derivatives_to_second_order(batch):
     """By two classes, of the even and the odd places of a table."""
@@ -490,6 +500,7 @@ def test_a_step_changes_the_rows_of_the_targets_classes_and_no_bit_of_the_others
 # ---- (8) and (9): at test, and in batches -------------------------------------------------------------------------
 
 
+@fewer
 @given(partitions(9), st.integers(1, 9), st.integers(0, 99))
 def test_step_8_the_best_words_by_bounding_are_those_of_all_words(classes, k, seed):
     layer, hidden, k = layer_of(classes), mg.Key(seed).normal((4, 3), "float64") * 3, min(k, len(classes))
@@ -532,6 +543,7 @@ class Noting:
 
 
 @pytest.mark.cpu
+@fewer
 @given(partitions(9), st.integers(1, 3), st.integers(0, 99))
 def test_step_8_it_visits_the_classes_that_are_not_less_probable_than_the_last_word_and_no_others(classes, k, seed):
     layer, hidden, k = layer_of(classes), mg.Key(seed).normal((1, 3), "float64") * 3, min(k, len(classes))
@@ -657,6 +669,7 @@ def in_pytorch(layer, hidden, targets, lines):
 
 
 @pytest.mark.oracle
+@fewer
 @given(classes=partitions(9), seed=st.integers(0, 99))
 def test_in_pytorch_those_very_lines_have_the_same_loss_and_gradients(classes, seed):
     layer, hidden = layer_of(classes, dtype="float32", bias=False), contexts(dtype="float32")
