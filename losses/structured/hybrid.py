@@ -22,7 +22,7 @@ such words a row each in a small softmax, with one place more that says "another
          is `log_z`.
     (5)  To normalise, divide P(c | h) by M, within the rare words:  `log_prob`.  P_S is a distribution already, and
          that a word is rare keeps the probability P_S(other) that it was trained to have. So −L is log P + log M for
-         a rare word, log P for a frequent one, and not log P + `log_z` (as in `binary_code.py`, (6)).
+         a rare word and log P for a frequent one; it isn't log P + `log_z`, as it is in `binary_code.py`, (6).
     (6)  The best k words are among the N frequent ones and the k best of the code:  `topk`. (The authors' program
          takes the code's best wherever "other" is the softmax's best: a frequent word may be more probable.)
     (7)  All log P(w | h) less their mean over w are, as a matrix with a row for each h, of rank N + n at most, N more

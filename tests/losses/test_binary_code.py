@@ -489,7 +489,7 @@ def test_step_10_it_is_hierarchical_softmax_with_minus_w_and_divided_by_the_mass
     """Its balanced tree of 2ⁿ leaves has a heap's nodes: 2^b of depth b, from 2^b − 1 on."""
     layer, tree = layer_with(vocab_size), HierarchicalSoftmax(2**depth, 4, tree=trees.balanced(2**depth), key=mg.Key(0))
     depths = [b for b in range(depth) for _ in range(2**b)]
-    tree.weight, tree.bias = (mg.param(-p.data[depths]) for p in (layer.weight, layer.bias))
+    tree.weight, tree.bias = (mg.param(-p.numpy()[depths]) for p in (layer.weight, layer.bias))
     leaves = tree.log_prob(contexts()).numpy()[:, mg.to_cpu(layer.numbers)]
     expected = leaves - layer.log_z(contexts()).numpy()[:, None]
     assert np.allclose(layer.log_prob(contexts()).numpy(), expected, rtol=0, atol=1e-12)
