@@ -2,9 +2,10 @@
 
 A tree of yes-or-no decisions (`hierarchical.py`) finds one of V words in some log₂ V steps. But each of its nodes asks
 a question of its own, V − 1 in all, and one answer says which question is the next. Why not ask ⌈log₂ V⌉ questions,
-the same ones for every word: is the first bit of its number 1, is the second, …? Dietterich and Bakiri ("Solving
-Multiclass Learning Problems via Error-Correcting Output Codes", JAIR 1995) do so for classes; Oda, Arthur, Neubig,
-Yoshino, Nakamura ("Neural Machine Translation via Binary Code Prediction", ACL 2017, §3.1, 3.2) for words.
+the same ones for every word: is the first bit of its number 1, is the second, …? For classes such codes are older
+(Sejnowski and Rosenberg's NETtalk); Dietterich and Bakiri ("Solving Multiclass Learning Problems via Error-Correcting
+Output Codes", JAIR 1995) make them longer, to correct errors (`error_correcting.py`). Oda, Arthur, Neubig, Yoshino,
+Nakamura ("Neural Machine Translation via Binary Code Prediction", ACL 2017, §3.1, 3.2) take them for words.
 
     h   the context, d numbers                        n       bits, ⌈log₂ V⌉ for V words;  B examples in a batch
     t   the target, the right word                    c(w)    the n bits of w's number, 0 or 1; the most frequent word
@@ -16,20 +17,22 @@ The loss and its gradient.
          L = −log P(c(t) | h).
     (2)  As −log σ(z) = softplus(−z) and −log (1 − σ(z)) = softplus(z),   L = Σ_b softplus(−y_b z_b).
     (3)  ∂L/∂z_b = −y_b σ(−y_b z_b) = q_b − c_b:  −1 to 1, and all n rows have a gradient, W_b's is (q_b − c_b) h.
-    (4)  Or squared, which is the default of the authors' program:   L = Σ_b (q_b − c_b)²,   ∂L/∂z_b =
+    (4)  Or squared, as in the sample settings of the authors' program:   L = Σ_b (q_b − c_b)²,   ∂L/∂z_b =
          2 (q_b − c_b) q_b (1 − q_b).  Never more than 8/27, and almost nothing for a bit that is quite sure and wrong:
          where z_b = −20 and c_b = 1 it is −4 · 10⁻⁹, and (3) is −1.
 
 What it learns.
     (5)  On average over t ~ P(· | h), both losses are least where q_b = Σ_w P(w | h) c_b(w), the probability that bit b
-         is 1. What bits have to do with each other is lost. Let 011, 101 and 110 have probability ⅓ each. Then all
-         q_b = ⅔, and the most probable word is 111, with 8/27: a word that never occurs. The right ones have 4/27.
+         is 1. What bits have to do with each other is lost. With V = 8 let 011, 101 and 110 have probability ⅓ each:
+         all q_b = ⅔, and the most probable word is 111, with 8/27, which never occurs. The right ones have 4/27.
 
 The words' probabilities. If V is no power of two, some numbers stand for no word: for V = 10,000 39 % of 2¹⁴ do.
+By frequency, these lie beyond the rarest word's, and frequent words share zeros in front. Which words are alike isn't
+in the numbers, as it isn't in Huffman's tree (`hierarchical.py`, (5)).
     (6)  log P(w | h) = log P(c(w) | h) − log M,  M = Σ_w P(c(w) | h).  The loss (2), as the paper's, has no M: it is
          −log P(t | h) − log M, and pays for what lies on the numbers of no word as well. log M ≤ 0 is `log_z`.
-    (7)  M takes no sum over V words. A number below V has, at some place j where V has a 1, a 0, before it the bits of
-         V, and after it any bits: their probabilities add up to one. So, with v for the bits of V,
+    (7)  M takes no sum over V words. For V = 2ⁿ it is 1. Else, with v for the bits of V, a number below V has a 0 at
+         some place j where V has a 1, before it V's bits, and after it any bits, whose probabilities add up to 1:
             M = Σ_{j: v_j = 1} P(bit j is 0) Π_{i before j} P(bit i is v_i),     at most n blocks of numbers.
     (8)  The most probable bits are the signs, and another bit b costs |z_b| of log P. In a block of (7) the free bits
          are the signs'; the best block has the best word. The k best are found bit by bit, from the last: of the
@@ -38,13 +41,14 @@ The words' probabilities. If V is no power of two, some numbers stand for no wor
 
 Why it is less than a softmax.
     (9)  log P(w | h) = A(h) + Σ_b c_b(w) z_b(h), A the same for all w. As a matrix, a row for each h less the row's
-         mean, it has rank n at most, 16 for 65,536 words, whatever d is. (The softmax's can have rank d.)
-    (10) It is a balanced tree in which all nodes of a depth share one row. For a tree says P(w | h) = Π σ(± u · h),
-         u the parameters of the nodes on w's path; with u = W_b at depth b that is (1).
+         mean, it has rank n at most, 16 for 65,536 words, whatever d is. (And d + 1 at most, as h and a 1 for
+         the biases are d + 1 numbers. A softmax's can have that.)
+    (10) It is a balanced tree of 2ⁿ leaves, if all nodes of a depth share one row: P(w | h) = Π σ(± u · h), u = −W_b at
+         depth b. (Minus, for in `hierarchical.py` σ(s) is a 0's.) What its leaves of no word have, (6) takes away.
 
-Cost per example, in multiply-adds: 3 n d in training, where the softmax has 3 V d; the quiz's answer is O(d log V). And
-no more at test, which no sampled loss can say: n d and n² for P(w | h) of one word and for the best word. n rows of W
-are all there is. Only P(w | h) of all words takes V n.
+Cost per example, in multiply-adds: 3 n d in training, where the softmax has 3 V d; O(d log V), the figure's O(H log V).
+And no more at test, which no sampled loss can say: n d for P(w | h) of one word and for the best word, and for (7) n²
+(a matrix product; running sums would take n). n rows of W are all there is. Only P(w | h) of all words takes V n.
 """
 
 from typing import Any
@@ -54,14 +58,26 @@ from minigrad.arguments import whole
 from minigrad.backend import type_of_array, xp_of
 
 from ..layer import ScoreCost, of_scores
-from .codes import Codebook, in_binary, log_prob_of_bits, log_prob_of_codes, log_prob_of_each_bit
+from .codes import (
+    Codebook,
+    checked_scores,
+    codebook_for,
+    in_binary,
+    log_prob_of_bits,
+    log_prob_of_codes,
+    log_prob_of_each_bit,
+)
 from .layer import StructuredLayer, by_frequency
 
 # ---- the naive way: the slide's formula, left to the engine ------------------------------------------------------
 
 
 def binary_code_naive(bit_scores: Any, bits: type_of_array) -> Any:
-    """(1) as it stands: bit_scores (B, n), bits (B, n) -> (B,). Infinite where a bit is 1 and its score −1000."""
+    """(1) as it stands: bit_scores (B, n), bits (B, n) -> (B,).
+
+    Infinite where q or 1 − q is rounded to 0: for a bit that is 0 from z = 17 on in float32 (37 in float64), for one
+    that is 1 from −104 (−746).
+    """
     q, c = mg.sigmoid(bit_scores), bits.astype(bit_scores.dtype)
     return -mg.log(c * q + (1.0 - c) * (1.0 - q)).sum(axis=1)
 
@@ -70,11 +86,17 @@ def binary_code_naive(bit_scores: Any, bits: type_of_array) -> Any:
 
 
 def binary_code(bit_scores: Any, *, bits: type_of_array, bit_loss: str = "cross_entropy") -> tuple[Any, Any]:
-    """Loss and G = ∂L/∂z: bit_scores (B, n), the target's bits (B, n), 0 or 1 -> loss (B,), G (B, n).
+    """Loss and G = ∂L/∂z: bit_scores (B, n), the target's bits (B, n) -> loss (B,), G (B, n).
 
-    bit_loss: "cross_entropy", or "squared". Of arrays, or of tensors if it is to be differentiated again.
+    bits: 0 and 1, not −1 and 1; nobody looks. bit_loss: "cross_entropy", or "squared". Of arrays, or of tensors if it
+    is to be differentiated again.
     """
     checked_bit_loss("losses.binary_code", bit_loss)
+    if bits.shape != bit_scores.shape:
+        raise ValueError(
+            f"losses.binary_code: bits must have the shape of bit_scores, {list(bit_scores.shape)}, got "
+            f"{list(bits.shape)}"
+        )
     y = 2.0 * bits.astype(bit_scores.dtype) - 1.0
     wrong = mg.sigmoid(-y * bit_scores)  # |q − c|, the probability of the wrong bit, with all its digits
     if bit_loss == "cross_entropy":
@@ -106,13 +128,14 @@ class PlainCode(Codebook):
         return in_binary(numbers, self.num_bits)
 
     def best(self, scores, k):
+        checked_scores("losses.PlainCode.best", scores, self.num_bits)
         if whole("losses.PlainCode.best: k", k) > self.num_words:
             raise ValueError(f"losses.PlainCode.best: k must lie in 1 to {self.num_words}, got {k}")
         numbers, cost = self._cheapest(scores) if k == 1 else self._k_cheapest(scores, k)
         return numbers, -mg.softplus(-abs(scores)).sum(axis=1, keepdims=True) - cost  # (8)
 
     def log_mass(self, scores):
-        xp = xp_of(scores.data)
+        xp = xp_of(checked_scores("losses.PlainCode.log_mass", scores, self.num_bits).data)
         if self.full:
             return mg.tensor(xp.zeros(len(scores), scores.dtype))
         v, before = self._blocks(scores.data)
@@ -187,7 +210,7 @@ class BinaryCode(StructuredLayer):
     ):
         super().__init__(vocab_size, dim, **options)
         self.bit_loss = checked_bit_loss(f"losses.{type(self).__name__}", bit_loss)
-        self.codebook = codebook(self.vocab_size)
+        self.codebook = codebook_for(f"losses.{type(self).__name__}", codebook, self.vocab_size)
         self.words = by_frequency(self.counts)  # (V,) number -> id
         self.numbers = self.words.argsort()  # (V,) id -> number
         self.weight, self.bias = self._table(0, self.codebook.num_bits)
@@ -206,6 +229,7 @@ class BinaryCode(StructuredLayer):
         return self.codebook.log_mass(self.bit_scores(self._checked(hidden)))
 
     def log_prob(self, hidden):
+        """log P(w | h), (B, V). In float32, with scores in the hundreds, the best words have more digits in `topk`."""
         z = self.bit_scores(self._checked(hidden))
         codes = self.codebook.bits(self.numbers)  # (V, n)
         return log_prob_of_codes(z, codes) - self.codebook.log_mass(z)[:, None]
@@ -229,6 +253,7 @@ class BinaryCode(StructuredLayer):
 
 # In PyTorch. The trap: F.binary_cross_entropy_with_logits takes the mean over all B n bits unless told otherwise, which
 # makes the gradients n times too small: add up the bits, then take the mean over the batch. And bits must be floats.
+# `numbers` (B,): the targets' ranks by frequency. With ids in order of appearance it trains as well, and nothing warns.
 IN_PYTORCH = """
 import torch
 import torch.nn.functional as F

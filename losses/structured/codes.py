@@ -28,7 +28,10 @@ class Codebook:
     num_bits: int
 
     def bits(self, numbers: type_of_array) -> type_of_array:
-        """The bits of words, by their numbers, (…,) integers -> (…, num_bits) uint8, where the numbers are."""
+        """The bits of words, by their numbers, (…,) integers -> (…, num_bits) uint8, where the numbers are.
+
+        Whether a number is that of a word, 0 to num_words − 1, is not looked at: of others there are bits of some kind.
+        """
         raise NotImplementedError
 
     def best(self, scores: type_of_array, k: int) -> tuple[type_of_array, type_of_array]:
@@ -41,9 +44,31 @@ class Codebook:
     def log_mass(self, scores: mg.Tensor) -> mg.Tensor:
         """log Σ_w P(bits of w), (B,), differentiable: what part of the probability of all bits is that of words.
 
-        The rest, if this is below 0, lies on bits that stand for no word.
+        The rest, if this is below 0, lies on bits that stand for no word. If there are none it may be a constant 0.
         """
         raise NotImplementedError
+
+
+def codebook_for(layer: str, codebook: Any, num_words: int) -> Codebook:
+    """`codebook(num_words)`; an error that names `layer` if it cannot be called, or makes none of so many words."""
+    if not callable(codebook):
+        raise TypeError(
+            f"{layer}: codebook must make one for a number of words, as PlainCode does; got {type(codebook).__name__}, "
+            "which cannot be called"
+        )
+    book = codebook(num_words)
+    if getattr(book, "num_words", None) != num_words:
+        raise ValueError(
+            f"{layer}: codebook({num_words}) must be a Codebook of {num_words} words, got {type(book).__name__} of "
+            f"{getattr(book, 'num_words', 'no')} words"
+        )
+    return book
+
+
+def checked_scores(operation: str, scores: Any, num_bits: int) -> Any:
+    if scores.ndim != 2 or scores.shape[1] != num_bits:
+        raise ValueError(f"{operation}: scores must have shape (B, {num_bits}), got {list(scores.shape)}")
+    return scores
 
 
 def log_prob_of_each_bit(scores: Any, bits: type_of_array) -> Any:

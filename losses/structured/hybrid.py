@@ -1,9 +1,9 @@
 """The hybrid model: a softmax for the few words that are most of a text, a binary code for the many that are not.
 
-A code of n bits cannot give each word a probability of its own (`binary_code.py`, (9)), and errs at frequent words as
-at rare ones. But few words are most of what is written. Oda, Arthur, Neubig, Yoshino, Nakamura ("Neural
-Machine Translation via Binary Code Prediction", ACL 2017, §3.4; on the slide "Hybrid Model") give these N a row each in
-a small softmax, with one place more that says "another word"; which, the bits tell.
+A code of n bits cannot give each word a probability of its own (`binary_code.py`, (9)), a frequent one no more than a
+rare one. But by Zipf's law the 512 most frequent of 65,536 words are 58 % of a text. Oda, Arthur, Neubig, Yoshino,
+Nakamura ("Neural Machine Translation via Binary Code Prediction", ACL 2017, §3.4; on the slide "Hybrid Model") give N
+such words a row each in a small softmax, with one place more that says "another word"; which, the bits tell.
 
     N    frequent words, the places 0 … N−1 of the softmax;      s    (N + 1,) the scores of the softmax
          place N is "other"                                      z    (n,) the scores of the bits
@@ -13,17 +13,21 @@ a small softmax, with one place more that says "another word"; which, the bits t
     (1)  P(w | h) = P_S(w | h) for a frequent word,  P_S(other | h) P(c(w) | h) for a rare one. It is a class-based
          softmax (`class_based.py`) with N classes of one word each, and one class that a code tells apart.
     (2)  L = −log P_S(place of t | h) + 1[t is rare] L_bits,  where L_bits = −log P(c | h), or squared, is
-         `binary_code.py`'s loss.
+         `binary_code.py`'s loss. (The authors' program can weigh the two; in its sample settings both weigh 1.)
     (3)  ∂L/∂s = S − 1[place of t]  and  ∂L/∂z = 1[t is rare] ∂L_bits/∂z:  a frequent word says nothing of the bits.
-         So the bits learn P(bit | h, the word is rare), and no more of the frequent words' habits than that.
+         So the bits learn P(bit | h, the word is rare): frequent words do not pull at them.
     (4)  The code has numbers for the V − N rare words only. (The paper's has them for all V: what the bits give to
-         the numbers of frequent words is lost, for nobody will look there.) Of the rest, as with any code, a mass
-         M(h) ≤ 1 lies on words, and the probability that some word comes out is 1 − P_S(other) (1 − M):  `log_z`.
+         the numbers of frequent words is lost, for nobody will look there.) Given that the word is rare, a mass
+         M(h) ≤ 1 lies on words; that some word comes out has probability 1 − P_S(other) (1 − M), and its logarithm
+         is `log_z`.
     (5)  To normalise, divide P(c | h) by M, within the rare words:  `log_prob`.  P_S is a distribution already, and
-         that a word is rare keeps the probability P_S(other) that it was trained to have.
-    (6)  The best k words are among the N frequent ones and the k best of the code:  `topk`.
-    (7)  All log P(w | h) less their mean over w are, as a matrix with a row for each h, of rank N + n at most: N more
-         than with the code alone.
+         that a word is rare keeps the probability P_S(other) that it was trained to have. So −L is log P + log M for
+         a rare word and log P for a frequent one; it isn't log P + `log_z`, as it is in `binary_code.py`, (6).
+    (6)  The best k words are among the N frequent ones and the k best of the code:  `topk`. (The authors' program
+         takes the code's best wherever "other" is the softmax's best: a frequent word may be more probable.)
+    (7)  All log P(w | h) less their mean over w are, as a matrix with a row for each h, of rank N + n at most, N more
+         than with the same n bits alone; and d + 2 at most, being linear in h and 1 but for one function of h that all
+         rare words share. With N ≥ d that is no less than a softmax's d + 1: what is lost is among rare words only.
 
 Cost per example: N + 1 + n rows, so 3 (N + 1 + n) d multiply-adds in training, and the same rows for P(w | h) of one
 word and for the best words. The paper counts "other" among the N: for V = 65,536 its hybrid-512 has 512 + 16 outputs,
@@ -40,7 +44,7 @@ from minigrad.backend import type_of_array, xp_of
 from ..layer import ScoreCost, best, of_scores
 from ..softmax import softmax_cross_entropy
 from .binary_code import PlainCode, binary_code, checked_bit_loss
-from .codes import log_prob_of_bits, log_prob_of_codes
+from .codes import codebook_for, log_prob_of_bits, log_prob_of_codes
 from .layer import StructuredLayer, by_frequency
 
 # ---- the derived way: a pure function of scores -------------------------------------------------------------------
@@ -94,13 +98,16 @@ class HybridCode(StructuredLayer):
     ):
         super().__init__(vocab_size, dim, **options)
         name, V = f"losses.{type(self).__name__}", self.vocab_size
+        if V < 3:
+            raise ValueError(f"{name}: vocab_size must be at least 3, for a frequent word and two rare ones, got {V}")
         if not 1 <= whole(f"{name}: num_frequent", num_frequent) <= V - 2:
             raise ValueError(
                 f"{name}: num_frequent must lie in 1 to vocab_size − 2 = {V - 2}, got {num_frequent}: a code needs two "
                 "rare words to tell apart. Where all words are frequent this is FullSoftmax, where none is BinaryCode"
             )
         self.num_frequent = int(num_frequent)
-        self.bit_loss, self.codebook = checked_bit_loss(name, bit_loss), codebook(V - self.num_frequent)
+        self.bit_loss = checked_bit_loss(name, bit_loss)
+        self.codebook = codebook_for(name, codebook, V - self.num_frequent)
         self.words = by_frequency(self.counts)  # (V,) rank -> id
         self.ranks = self.words.argsort()  # (V,) id -> rank
         self.weight, self.bias = self._table(0, self.num_frequent + 1)
@@ -135,6 +142,7 @@ class HybridCode(StructuredLayer):
         return mg.logsumexp(mg.concat([log_s[:, :N], log_rare], axis=1), axis=1)
 
     def log_prob(self, hidden):
+        """log P(w | h) of every word, (B, V); for its digits in float32 see `BinaryCode.log_prob`."""
         hidden = self._checked(hidden)
         log_s, z, N = mg.log_softmax(self.word_scores(hidden)), self.bit_scores(hidden), self.num_frequent
         codes = self.codebook.bits(xp_of(self.ranks).arange(self.vocab_size - N))  # (V − N, n)

@@ -150,7 +150,8 @@ CHAPTER = Chapter(
             "the loss is the sum of −log of the right bits' probabilities",
             "(2)",
             """−log σ(z) for a bit that is 1, −log (1 − σ(z)) = −log σ(−z) for one that is 0; added, not averaged: the
-            word's probability is the product. The bits are unsigned integers, which have no −1: 2 c − 1 is 255.""",
+            word's probability is the product. Bits are unsigned integers, which have no −1: in them 2 c − 1 is 255 for
+            a 0, and −y is 255 for a 1. Make them floats first.""",
             coded,
             loss_is_the_sum_over_the_bits,
         ),

@@ -209,7 +209,8 @@ CHAPTER = Chapter(
             "the loss is right far from zero",
             "(2)",
             """No exponential of a large number: the greatest score is taken from all others first, and −log σ(z) is
-            softplus(−z). And what a mask multiplies by 0 must be finite: 0 times infinity is no number.""",
+            softplus(−z). Nor the logarithm of an S that has become 0: log S is the score less the greatest, less log Σ
+            of the exponentials. And what a mask multiplies by 0 must be finite: 0 times infinity is no number.""",
             mixed_far,
             loss_is_right_far_from_zero,
         ),

@@ -1,7 +1,9 @@
 """Binary codes: a test for each numbered step of `losses.structured.binary_code`, and an oracle in torch."""
 
+import functools
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
-from losses import BinaryCode, FullSoftmax
+from losses import BinaryCode, FullSoftmax, HierarchicalSoftmax, HybridCode
 from losses.check import smallest_failure
+from losses.structured import trees
 from losses.structured.binary_code import (
     IN_PYTORCH,
     PlainCode,
@@ -106,6 +109,14 @@ def test_words_are_numbered_by_frequency():
     assert layer.words.tolist() == [1, 3, 0, 2] and layer.numbers.tolist() == [2, 0, 3, 1]
 
 
+@given(sizes, st.integers(1, 9))
+def test_frequent_words_share_zeros_in_front(num_words, few):
+    """The first 2^m words have all but the last m bits 0."""
+    book = PlainCode(num_words)
+    bits = mg.to_cpu(book.bits(mg.backend.asarray(np.arange(min(2**few, num_words)))))
+    assert not bits[:, : max(0, book.num_bits - few)].any()
+
+
 @pytest.mark.parametrize("num_words", [0, -1])
 def test_a_code_for_no_word_is_refused(num_words):
     with pytest.raises(ValueError, match=r"losses.PlainCode: num_words must be at least 1"):
@@ -158,6 +169,15 @@ def test_step_2_the_loss_of_a_wrong_bit_at_1000_is_1000_and_the_naive_one_infini
     assert binary_code(z, bits=bits)[0].tolist() == [1000.0]
 
 
+@pytest.mark.parametrize("dtype, of_0, of_1", [("float32", 17, -104), ("float64", 37, -746)])
+def test_step_2_the_naive_loss_is_infinite_far_earlier_for_a_bit_that_is_0(dtype, of_0, of_1):
+    for bit, last, first in ((0, of_0 - 1, of_0), (1, of_1 + 1, of_1)):
+        z, bits = mg.backend.asarray([[last], [first]], dtype), mg.backend.asarray(np.full((2, 1), bit, "uint8"))
+        with np.errstate(divide="ignore"):
+            assert np.isfinite(binary_code_naive(mg.tensor(z), bits).numpy()).tolist() == [True, False]
+        assert np.allclose(mg.to_cpu(binary_code(z, bits=bits)[0]), [abs(last), abs(first)], rtol=1e-6)
+
+
 @pytest.mark.parametrize("bit_loss", ["cross_entropy", "squared"])
 @fewer
 @given(example=coded(limit=4.0))
@@ -173,6 +193,15 @@ def test_bits_may_be_of_any_type(kind):
         binary_code(z, bits=mg.backend.asarray(bits)), ([2.287339], [[0.622459, -0.731059]]), strict=True
     ):
         assert found.dtype == "float32" and np.allclose(mg.to_cpu(found), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 2), (3, 1), (2, 3)])
+def test_bits_of_another_shape_than_their_scores_are_refused(shape):
+    """They would be broadcast."""
+    message = re.escape(f"losses.binary_code: bits must have the shape of bit_scores, [3, 2], got {list(shape)}")
+    for f in (binary_code, binary_code_loss):
+        with pytest.raises(ValueError, match=message):
+            f(mg.tensor(np.zeros((3, 2))), bits=mg.backend.asarray(np.zeros(shape, "uint8")))
 
 
 @given(coded(limit=1000.0))
@@ -273,6 +302,22 @@ def test_step_7_where_every_number_is_a_words_nothing_is_lost(n):
     assert PlainCode(2**n).log_mass(z).numpy().tolist() == [0.0]
 
 
+def test_step_7_the_mass_is_a_constant_where_every_number_is_a_words():
+    for vocab_size, constant in ((16, True), (11, False)):
+        assert layer_with(vocab_size).log_z(contexts()).requires_grad != constant
+
+
+@pytest.mark.parametrize("num_words", [9, 16])
+@pytest.mark.parametrize("shape", [(2, 3), (2, 5), (4,)])
+def test_scores_that_are_not_one_for_each_bit_are_refused(num_words, shape):
+    book, z = PlainCode(num_words), mg.backend.asarray(np.zeros(shape))
+    message = re.escape(f"scores must have shape (B, 4), got {list(shape)}")
+    with pytest.raises(ValueError, match="losses.PlainCode.best: " + message):
+        book.best(z, 3)
+    with pytest.raises(ValueError, match="losses.PlainCode.log_mass: " + message):
+        book.log_mass(mg.tensor(z))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_step_7_a_mass_that_is_nearly_nothing_has_a_logarithm(dtype):
     """Both bits are surely 1; there are three words, and the best of them, 01 and 10, have e^−1000."""
@@ -293,11 +338,25 @@ def test_step_6_log_prob_is_that_of_the_bits_less_the_mass_of_all_words(vocab_si
 
 
 def test_step_6_the_loss_is_minus_log_prob_and_minus_log_mass():
-    layer, hidden, targets = layer_with(11), contexts(), [0, 10, 3, 3, 7]
+    layer, hidden, targets = layer_with(11, counts=mg.Key(5).uniform(11)), contexts(), [0, 10, 3, 3, 7]
+    assert (mg.to_cpu(layer.numbers)[targets] != targets).all()
     log_prob = layer.log_prob_of(hidden, targets).numpy()
     expected = -log_prob - layer.log_z(hidden).numpy()
     assert np.allclose(layer.loss(hidden, targets, reduction="none").numpy(), expected, rtol=1e-12)
     assert (layer.log_z(hidden).numpy() < -0.01).any()
+
+
+def test_step_6_in_float32_the_best_words_have_more_digits_than_in_log_prob():
+    """For scores in the hundreds: a sum of these, less another one, is nearly 0."""
+    weight, found = mg.to_cpu(mg.Key(2).normal((4, 50), "float32")) * 600, {}
+    for dtype in ("float32", "float64"):
+        layer = BinaryCode(11, 50, key=mg.Key(0), counts=mg.Key(5).uniform(11), bias=False)
+        layer.weight, each = mg.param(weight.astype(dtype)), np.eye(50, dtype=dtype)  # so that z is the weight
+        ids, scores = layer.topk(each, 1)
+        of_all = np.take_along_axis(layer.log_prob(each).numpy(), mg.to_cpu(ids), axis=1)
+        found[dtype] = [of_all[:, 0], layer.log_prob_of(each, ids[:, 0]).numpy(), mg.to_cpu(scores)[:, 0]]
+    of_all, of_one, of_best = (abs(x - y).max() for x, y in zip(*found.values(), strict=True))
+    assert of_all > 1e-4 and max(of_one, of_best) < 1e-5
 
 
 def test_step_6_training_with_the_loss_takes_mass_from_the_numbers_of_no_word():
@@ -395,6 +454,16 @@ def test_step_9_log_probabilities_have_the_rank_of_the_bits_whatever_d_is(vocab_
     assert rank(softmax.log_prob(hidden).numpy()) == min(20, vocab_size - 1)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_step_9_and_d_plus_1_at_most_as_a_softmax_has(bias):
+    layer = layer_with(60, 3, bias=bias)
+    assert layer.codebook.num_bits == 6 and rank(layer.log_prob(contexts(80, 3)).numpy()) == 3 + bias
+    softmax = FullSoftmax(60, 3, key=mg.Key(0), bias=bias)
+    softmax.weight = mg.param(mg.Key(2).normal((60, 3), "float64"))
+    softmax.bias = mg.param(mg.Key(3).normal(60, "float64")) if bias else None
+    assert rank(softmax.log_prob(contexts(80, 3)).numpy()) == 3 + bias
+
+
 def test_step_9_for_65536_words_that_is_16():
     assert PlainCode(65_536).num_bits == 16
 
@@ -413,6 +482,36 @@ def test_step_10_it_is_a_balanced_tree_whose_nodes_of_a_depth_share_a_row(depth)
             p *= go_right if word >= middle else 1 - go_right
             left, right = (middle, right) if word >= middle else (left, middle)
         assert math.isclose(layer.log_prob(hidden).numpy()[0, word], math.log(p), rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("vocab_size, depth", [(16, 4), (11, 4), (5, 3)])
+def test_step_10_it_is_hierarchical_softmax_with_minus_w_and_divided_by_the_mass(vocab_size, depth):
+    """Its balanced tree of 2ⁿ leaves has a heap's nodes: 2^b of depth b, from 2^b − 1 on."""
+    layer, tree = layer_with(vocab_size), HierarchicalSoftmax(2**depth, 4, tree=trees.balanced(2**depth), key=mg.Key(0))
+    depths = [b for b in range(depth) for _ in range(2**b)]
+    tree.weight, tree.bias = (mg.param(-p.numpy()[depths]) for p in (layer.weight, layer.bias))
+    leaves = tree.log_prob(contexts()).numpy()[:, mg.to_cpu(layer.numbers)]
+    expected = leaves - layer.log_z(contexts()).numpy()[:, None]
+    assert np.allclose(layer.log_prob(contexts()).numpy(), expected, rtol=0, atol=1e-12)
+
+
+# ---- codebooks that do not fit -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make", [BinaryCode, functools.partial(HybridCode, num_frequent=2)], ids=["binary code", "hybrid"]
+)
+def test_a_codebook_that_does_not_fit_is_refused(make):
+    name = f"losses.{type(make(9, 3, key=mg.Key(0))).__name__}"
+    for wrong in (lambda n: PlainCode(5), lambda n: PlainCode(16)):
+        with pytest.raises(
+            ValueError, match=rf"{name}: codebook\([79]\) must be a Codebook of [79] words, got PlainCode of"
+        ):
+            make(9, 3, key=mg.Key(0), codebook=wrong)
+    with pytest.raises(ValueError, match=f"{name}: .* got int of no words"):
+        make(9, 3, key=mg.Key(0), codebook=lambda n: n)
+    with pytest.raises(TypeError, match=f"{name}: codebook must make one .* got PlainCode, which cannot be called"):
+        make(9, 3, key=mg.Key(0), codebook=PlainCode(9))
 
 
 # ---- cost ---------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def zeros_forgotten_in_the_gradient(z, *, bits, bit_loss="cross_entropy"):
 
 
 def ones_and_minus_ones_of_unsigned_bits(z, *, bits, bit_loss="cross_entropy"):
-    y = 2 * bits - np.uint8(1)  # 255 where a bit is 0
+    y = 2 * bits - np.uint8(1)  # 255 where a bit is 0; and −y is 255 where it is 1
     return np.logaddexp(0, -y * z).sum(axis=1), -y * σ(-y * z)
 
 

@@ -108,9 +108,14 @@ V, D, KEY = 6, 3, mg.Key(1)
 B, TARGETS = 5, [2, 0, 2, 5, 2]  # ids are repeated, and with k = 3 of V = 6 some are among the noise
 
 
-def with_weights(make, vocab_size=V, dim=D, dtype="float64", **options):
-    """A layer with weights and biases from −1 to 1, so that scores differ."""
-    layer = make(vocab_size, dim, key=KEY, **options)
+def uneven(vocab_size):
+    """Zipf's law, but not in the order of the ids: a rank that is taken for an id is another word."""
+    return np.array(zipf(vocab_size))[mg.to_cpu(mg.Key(4).uniform(vocab_size)).argsort()]
+
+
+def with_weights(make, vocab_size=V, dim=D, dtype="float64", *, counts=None, **options):
+    """A layer with weights and biases from −1 to 1, so that scores differ. counts: `uneven` if none are given."""
+    layer = make(vocab_size, dim, counts=uneven(vocab_size) if counts is None else counts, key=KEY, **options)
     for i, name in enumerate(learned(layer)):
         setattr(layer, name, mg.param(2 * KEY.fold(i).uniform(getattr(layer, name).shape, dtype) - 1))
     return layer
@@ -302,7 +307,7 @@ def test_a_hidden_that_needs_no_gradient_is_as_good(make):
 def test_the_same_lines_train_a_model_with_any_of_them(make):
     """Twelve words, each followed by another one always: which, the best word of the layer says afterwards."""
     words, follows = np.arange(12), np.roll(np.arange(12), 5)
-    embedding, layer = mg.param(KEY.fold(1).normal((12, 8))), make(12, 8, counts=np.ones(12), key=KEY.fold(2))
+    embedding, layer = mg.param(KEY.fold(1).normal((12, 8))), make(12, 8, counts=10 + uneven(12), key=KEY.fold(2))
     optimiser = mg.optim.Adagrad([embedding, *layer.parameters()], lr=0.5)
     accuracy = lambda: (mg.to_cpu(layer.topk(mg.take(embedding, words), 1)[0])[:, 0] == follows).mean()
     before = accuracy()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import minigrad as mg
 from losses import BinaryCode, FullSoftmax, HybridCode
 from losses.check import smallest_failure
+from losses.samplers import zipf
 from losses.structured.binary_code import PlainCode
 from losses.structured.hybrid import IN_PYTORCH, hybrid_code, hybrid_code_loss
 from losses.suites.hybrid import CHAPTER, mixed
@@ -87,13 +88,22 @@ def test_step_3_gradients_are_right_to_second_order(bit_loss, example):
 
 
 @given(sizes, st.integers(0, 99))
-def test_step_2_the_loss_is_minus_log_prob_and_for_rare_words_minus_log_mass(size, seed):
-    layer = layer_with(*size, seed=seed)
+def test_step_2_and_5_the_loss_is_minus_log_prob_and_for_rare_words_minus_log_mass(size, seed):
+    layer = layer_with(*size, seed=seed, counts=mg.Key(seed).uniform(size[0]) + 0.1)
     hidden, targets = contexts(6), targets_of(layer, 6, seed)
     _, code, ranks = by_hand(layer, hidden)
     rare = ranks[mg.to_cpu(targets)] >= layer.num_frequent
     expected = -layer.log_prob_of(hidden, targets).numpy() - np.where(rare, np.log(code.sum(axis=1)), 0)
     assert np.allclose(layer.loss(hidden, targets, reduction="none").numpy(), expected, rtol=1e-11, atol=1e-12)
+
+
+def test_step_5_that_is_not_minus_log_prob_and_minus_log_z():
+    """As it is for the code alone; here log_z is between the 0 of a frequent word and the log M of a rare one."""
+    layer, targets = layer_with(9, 2, counts=np.arange(9, 0, -1)), [0, 1, 2, 5, 8]
+    loss = layer.loss(contexts(), targets, reduction="none").numpy()
+    less = -layer.log_prob_of(contexts(), targets).numpy() - loss
+    frequent, rare, log_z = less[:2], less[2:], layer.log_z(contexts()).numpy()
+    assert np.allclose(frequent, 0, atol=1e-12) and (log_z < -1e-6).all() and (rare < log_z[2:]).all()
 
 
 def test_step_2_where_the_softmax_is_sure_of_other_it_is_the_binary_code():
@@ -180,6 +190,18 @@ def test_step_6_where_nothing_is_known_the_most_frequent_words_come_first():
     assert np.allclose(np.exp(mg.to_cpu(scores)), [1 / 3, 1 / 3, 1 / 12, 1 / 12, 1 / 12, 1 / 12])
 
 
+def test_step_6_other_may_be_the_best_place_and_a_frequent_word_the_best_word():
+    """To decode in order would take one of eight rare words, each with an eighth of what "other" has."""
+    layer = HybridCode(9, 1, num_frequent=1, key=mg.Key(0))
+    layer.weight, layer.bit_weight = mg.param(np.zeros((2, 1))), mg.param(np.zeros((3, 1)))
+    layer.bias, layer.bit_bias = mg.param(np.array([0.0, 0.1])), mg.param(np.zeros(3))
+    s = layer.word_scores(mg.tensor(np.ones((1, 1)))).numpy()
+    ids, scores = layer.topk(np.ones((1, 1)), 2)
+    assert s.argmax() == layer.num_frequent and ids.tolist() == [[0, 1]]
+    other = math.exp(0.1) / (1 + math.exp(0.1))
+    assert np.allclose(np.exp(mg.to_cpu(scores)), [[1 - other, other / 8]], rtol=1e-12)
+
+
 def test_step_6_no_more_rare_words_are_decoded_than_are_asked_for(monkeypatch):
     layer, asked = HybridCode(100_000, 3, num_frequent=50, key=mg.Key(0)), []
     best = layer.codebook.best
@@ -196,6 +218,29 @@ def test_step_7_log_probabilities_have_the_rank_of_the_bits_and_of_the_frequent_
     layer = layer_with(40 + num_frequent, num_frequent, 40)
     assert layer.codebook.num_bits == 6
     assert rank(layer.log_prob(contexts(120, 40) / 4).numpy()) == num_frequent + 6
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dim, num_frequent", [(4, 30), (10, 100), (3, 3)])
+def test_step_7_and_d_plus_2_at_most_one_more_than_a_softmax(dim, num_frequent, bias):
+    layer = layer_with(40 + num_frequent, num_frequent, dim, bias=bias)
+    log_prob = layer.log_prob(contexts(160, dim)).numpy()
+    assert rank(log_prob) == dim + bias + 1
+    rare = mg.to_cpu(layer.words)[num_frequent:]
+    assert rank(log_prob[:, rare]) == min(6, dim + bias), "among the rare words: the rank of the bits"
+
+
+@pytest.mark.parametrize("num_frequent", [1, 4])
+def test_step_7_n_more_is_meant_of_the_same_number_of_bits(num_frequent):
+    """Of 33 words one needs 6 bits for all, and 5 for all but one: N + n is 6 both times."""
+    assert BinaryCode(33, 2, key=mg.Key(0)).codebook.num_bits == 6
+    layer = layer_with(33, num_frequent, 40)
+    assert layer.codebook.num_bits == 5 and rank(layer.log_prob(contexts(120, 40) / 4).numpy()) == num_frequent + 5
+
+
+def test_by_zipfs_law_the_512_most_frequent_of_65536_words_are_58_percent_of_a_text():
+    counts = zipf(65_536)
+    assert round(100 * sum(counts[:512]) / sum(counts)) == 58
 
 
 # ---- cost, and what is refused ------------------------------------------------------------------------------------
@@ -215,6 +260,11 @@ def test_frequent_words_that_leave_no_two_rare_ones_are_refused(num_frequent):
     message = r"losses.HybridCode: num_frequent must (be at least 1|lie in 1 to vocab_size − 2 = 4), got"
     with pytest.raises(ValueError, match=message):
         HybridCode(6, 2, num_frequent=num_frequent, key=mg.Key(0))
+
+
+def test_two_words_are_too_few():
+    with pytest.raises(ValueError, match=r"losses.HybridCode: vocab_size must be at least 3, .* got 2"):
+        HybridCode(2, 3, num_frequent=1, key=mg.Key(0))
 
 
 @pytest.mark.parametrize("num_frequent", [2.5, "two", None])

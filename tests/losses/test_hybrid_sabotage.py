@@ -98,6 +98,13 @@ def masked_by_zero_times_infinity(s, z, *, places, bits, bit_loss="cross_entropy
     return of_word - rare * np.log(right).sum(axis=1), G_words, G_bits
 
 
+def logarithm_of_s(s, z, *, places, bits, bit_loss="cross_entropy"):
+    """The greatest score is taken away, but S is 0 where another one is by hundreds smaller."""
+    loss, *gradients = sound(s, z, places=places, bits=bits, bit_loss=bit_loss)
+    of_place = softmax_cross_entropy(s, places)[0]
+    return loss - of_place - np.log(sound_softmax(s)[np.arange(len(s)), places]), *gradients
+
+
 def exponentials_of_the_scores_themselves(s, z, *, places, bits, bit_loss="cross_entropy"):
     loss, G_words, G_bits = sound(s, z, places=places, bits=bits, bit_loss=bit_loss)
     return loss, np.exp(s) / np.exp(s).sum(axis=1, keepdims=True) + G_words - sound_softmax(s), G_bits
@@ -158,6 +165,7 @@ SABOTAGE = [
     (mean_over_the_bits, SQUARED),
     (mean_over_the_batch_inside, "one loss an example"),
     (masked_by_zero_times_infinity, "the loss is right far from zero"),
+    (logarithm_of_s, "the loss is right far from zero"),
     (exponentials_of_the_scores_themselves, "the loss is right far from zero"),
     (a_mask_of_64_bits, "float32 stays float32"),
     (squared_unmasked, SQUARED),
