@@ -54,6 +54,14 @@ def test_a_right_file_gets_a_tick_for_each_lesson(door):
     assert out[2:] == [f"  ✓  {lesson.step} {lesson.name}" for lesson in CHAPTER.lessons]
 
 
+def test_a_wrong_file_gives_an_answer_and_no_warnings(tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(RIGHT.replace("np.maximum(s, 0) + np.log1p(np.exp(-np.abs(s)))", "np.log1p(np.exp(s))"), "utf-8")
+    command = [sys.executable, "-m", "losses.check", "negative", str(mine), "--examples", "30"]
+    found = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    assert found.returncode == 1 and found.stderr == ""
+
+
 def test_without_a_file_the_projects_own_function_is_checked(capsys):
     assert check.main(["negative", "--examples", "30"]) == 0
     out = capsys.readouterr().out.splitlines()
