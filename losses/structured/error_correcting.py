@@ -35,14 +35,13 @@ Finding the word.
          Bakiri take the least Σ_b |σ(z_b) − c_b| instead.) To try all words costs V n.
     (5)  What comes out next depends on the r + 1 bits in the register, a window x = (u_t, u_{t−1} … u_{t−r}). Of what
          was before, only the last r bits, the state s = (u_{t−1} … u_{t−r}), can still matter. So of all beginnings
-         that arrive in one state only the cheapest can be that of the cheapest word; let it cost cost(s) (Viterbi, IEEE
-         Transactions on Information Theory 13, 1967). Written as numbers of r + 1 and of r bits, a window x comes
-         from the state x mod 2^r, and goes to ⌊x/2⌋, where 2s and 2s + 1 meet. One bit later, then,
+         that arrive in s only the cheapest, of cost(s), can be that of the cheapest word (Viterbi, IEEE Transactions on
+         Information Theory 13, 1967). As numbers of r + 1 and of r bits, a window x comes from the state x mod 2^r and
+         goes to ⌊x/2⌋, where 2s and 2s + 1 meet. One bit later, then,
               cost′(s) = min over x in {2s, 2s + 1} of  cost(x mod 2^r) + (what the two bits cost that x puts out).
     (6)  It begins in state 0. In the end the register is empty, so it ends there: the r zeros let half of the states
-         go on each time, until one is left. Which word has won? Viterbi writes down who won at each meeting and traces
-         the way back from the end. A number has few bits: each state can as well carry along that of its cheapest
-         beginning, 2 · number + u_t, and among equals the smaller.
+         go on each time, until one is left. Viterbi writes down who won each time and traces the way back. But a number
+         has few bits: each state can carry its cheapest beginning's, 2 · number + u_t, among equals the smaller.
     (7)  Not every word of the code is one: if V < 2^K only numbers below V count. Let those beginnings be free that are
          below V already, whatever follows. At first there are none, but one path of V's own bits; at each 1 of V a
          branch leaves it with a 0 instead, and is free. (If V = 2^K all are free from the start.)
