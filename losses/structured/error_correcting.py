@@ -65,7 +65,7 @@ What redundancy mends, and what it does not. The loss is that of `binary_code.py
 
 Cost: 3 n d multiply-adds to learn from a token. To find the best word 2^(r+1) (K + 1) − 2 windows are looked at, an
 addition each and a comparison for two; for the sum, an exponential more; for the k best, k times as many. V is nowhere
-but in K, unless k is so large that the lists are longer than the vocabulary, or P of all words is asked for. For
+but in K, unless P of all words is asked for, or V is so small, or k so large, that to try all words is less work. For
 V = 65,536: n = 16 bits without redundancy, 44 with r = 6.
 """
 
