@@ -22,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from minigrad.backend import quiet
+
 from .suites import (
     Chapter,
     Lesson,
@@ -126,6 +128,7 @@ def _answers_in_arrays(function: Callable) -> Callable:
     return asked
 
 
+@quiet()  # of overflows a wrong function would warn dozens of times
 def check(chapter: Chapter, function: Callable, max_examples: int = 200, out: Callable = print) -> bool:
     """Runs the suite of `chapter` on `function` and tells of it; True if all holds.
 

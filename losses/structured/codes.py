@@ -37,7 +37,7 @@ class Codebook:
     def best(self, scores: type_of_array, k: int) -> tuple[type_of_array, type_of_array]:
         """The k words most probable by (1), given the scores of the bits, (B, n): numbers (B, k) and log P(c) (B, k).
 
-        Best first, among equals the smaller number; found from the bits, not by looking at all words.
+        Best first, among equals the smaller number; found from the bits, by a look at all words only if that is less.
         """
         raise NotImplementedError
 

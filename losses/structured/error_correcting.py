@@ -6,52 +6,67 @@ and for classifiers before them Dietterich and Bakiri ("Solving Multiclass Learn
 Codes", JAIR 1995), have the model predict a longer code, with redundancy, and look for the word whose code is nearest
 to what was predicted. On the slide: encode to train, decode to generate.
 
-    V    words; each has a number below V, of K = ⌈log₂ V⌉ bits       z_b  the score of code bit b: P(1) = σ(z_b)
-    r    memory: how many earlier bits the encoder remembers          d    how many bits two codes differ in at least
-    n    bits of a code word, 2 (K + r)                               ⊕    exclusive or: the sum of bits modulo 2
+    V    words; each has a number w below V, of K = ⌈log₂ V⌉ bits     h    the context, d numbers
+    r    memory: how many earlier bits the encoder remembers          z_b  the score of code bit b: P(1 | h) = σ(z_b)
+    n    bits of a code word, 2 (K + r);  c_w  those of number w      δ    how many bits two codes differ in at least
+    u_t  the bit that goes in at time t                               ⊕    exclusive or: the sum of bits modulo 2
 
 The code.
-    (1)  If any two code words differ in d bits or more, then up to t = ⌊(d − 1)/2⌋ wrong bits leave the right word the
-         nearest: it is t away, every other at least d − t > t. One more may lead astray.
+    (1)  If any two code words differ in δ bits or more, then up to e = ⌊(δ − 1)/2⌋ wrong bits leave the right word the
+         nearest: it is at most e away, every other at least δ − e > e. One more may lead astray.
     (2)  Convolution: the number's bits u₀ … u_{K−1}, the greatest power first, go into a register that holds a bit and
-         the r before it, and then r zeros, until it is empty again. For each bit that goes in two come out, sums
-         modulo 2 of some of the r + 1:   c_{t,i} = ⊕_j p_{i,j} u_{t−j},  i = 0, 1.  The taps p are written in octal,
-         the newest bit's first: 171 = 1 111 001 adds up u_t, u_{t−1}, u_{t−2}, u_{t−3}, u_{t−6}.
-    (3)  It is linear, code(a ⊕ b) = code(a) ⊕ code(b), so two words differ where code(a ⊕ b) has ones, and d is the
-         least number of ones in a code word other than 0. The best taps are known:
+         the r before it, and then r zeros, until it is empty again. For each bit that goes in two come out, i = 0, 1,
+         sums modulo 2 of some of the r + 1. They lie side by side, as bits b = 2t + i of the code word:
+              c_{2t+i} = ⊕_j p_{i,j} u_{t−j},      u_j = 0 for j < 0 and j ≥ K.
+         The taps p are written in octal, the newest bit's first, as in MATLAB's poly2trellis(7, [171 133]):
+         171 = 1 111 001 adds up u_t, u_{t−1}, u_{t−2}, u_{t−3}, u_{t−6}.
+    (3)  It is linear, code(a ⊕ b) = code(a) ⊕ code(b), so two words differ where code(a ⊕ b) has ones, and δ is the
+         least number of ones in a code word other than that of number 0. With the usual taps:
               memory r       2       3        4        5         6
               taps         5, 7   15, 17   23, 35   53, 75   171, 133
-              d              5       6        7        8        10
-              corrects t     2       2        3        3         4
+              δ              5       6        7        8        10
+              corrects e     2       2        3        3         4
 
 Finding the word.
     (4)  The most probable word has the greatest Σ_b c_b z_b, or, what is the same (`codes.py` (2)), the least cost: the
          sum of |z_b| over the bits that are not as the sign of z_b says. If all |z_b| are 1 that counts wrong bits, and
-         (1) holds. (That is to decide each bit first, "hard".) As they are they say more: a bit of which the model is
-         unsure is cheap to overrule, and even d − 1 wrong bits, if unsure enough, are put right.
-         To try all words costs V n.
-    (5)  What comes out next depends on the r + 1 bits in the register, a window w = (u_t, u_{t−1} … u_{t−r}), and of
-         all that was before no more than the last r bits, the state s = (u_{t−1} … u_{t−r}), can matter later. Of all
-         beginnings that arrive in one state only the cheapest can be that of the cheapest word (Viterbi, IEEE
-         Transactions on Information Theory 13, 1967). Written as numbers of r + 1 and of r bits, a window w comes
-         from the state w mod 2^r, and goes to ⌊w/2⌋, where 2s and 2s + 1 meet:
-              cost′(s) = min over w in {2s, 2s + 1} of  cost(w mod 2^r) + Σ_i (cost of bit c_i of w).
+         (1) holds. (That is to decide each bit first, "hard".) As they are they say more: wrong bits that together are
+         less sure than any one of the others are overruled, whichever δ − 1 they are; not always δ. (Dietterich and
+         Bakiri take the least Σ_b |σ(z_b) − c_b| instead.) To try all words costs V n.
+    (5)  What comes out next depends on the r + 1 bits in the register, a window x = (u_t, u_{t−1} … u_{t−r}). Of what
+         was before, only the last r bits, the state s = (u_{t−1} … u_{t−r}), can still matter. So of all beginnings
+         that arrive in s only the cheapest, of cost(s), can be that of the cheapest word (Viterbi, IEEE Transactions on
+         Information Theory 13, 1967). As numbers of r + 1 and of r bits, a window x comes from the state x mod 2^r and
+         goes to ⌊x/2⌋, where 2s and 2s + 1 meet. One bit later, then,
+              cost′(s) = min over x in {2s, 2s + 1} of  cost(x mod 2^r) + (what the two bits cost that x puts out).
     (6)  It begins in state 0. In the end the register is empty, so it ends there: the r zeros let half of the states
-         go on each time, until one is left. Which word has won? Viterbi writes down who won at each meeting and traces
-         the way back from the end. A number has few bits: each state can as well carry along that of its cheapest
-         beginning, 2 · number + u_t, and among equals the smaller.
-    (7)  Not every word of the code is one: if V < 2^K only numbers below V count. A number is below V if it agrees
-         with V for some bits and then has a 0 where V has a 1, and whatever it likes afterwards. The bits that agree
-         with V are one single path. At each 1 of V, a branch of it with 0 instead joins the free ones.
+         go on each time, until one is left. Viterbi writes down who won each time and traces the way back. But a number
+         has few bits: each state can carry its cheapest beginning's, 2 · number + u_t, among equals the smaller.
+    (7)  Not every word of the code is one: if V < 2^K only numbers below V count. Let those beginnings be free that are
+         below V already, whatever follows. At first there are none, but one path of V's own bits; at each 1 of V a
+         branch leaves it with a 0 instead, and is free. (If V = 2^K all are free from the start.)
     (8)  The k best: keep the k cheapest beginnings in each state instead of one.
     (9)  Of all 2^n strings of n bits V are words, so Σ_w P(c_w) is less than 1, and P(c_w) not yet the probability of w
-         among words. (5) to (7) find the sum as well, if they take −log Σ e^−cost where they took the least cost. Then
+         among words. (5) to (7) find the sum as well: let a bit cost −log P(bit b is c_b), and take Σ e^−cost where
+         they took the least cost. Then
               log P(w | h) = log P(c_w) − log Σ_v P(c_v),      which adds up to one over the words.
          It is differentiable: the slope of log Σ_v P(c_v) by z_b is P(bit b is 1 | the bits are a word's) − σ(z_b).
 
-The loss is that of `binary_code.py`, of n bits instead of K: each is learned by itself, and (9) is for evaluation.
-Cost: 3 n d multiply-adds to learn from a token; 2^(r+1) (K + r) additions to find the best word or the sum, k times as
-many for the k best. V is nowhere, but in K. For V = 65,536: n = 16 bits without redundancy, 44 with r = 6.
+What redundancy mends, and what it does not. The loss is that of `binary_code.py`, of n bits.
+    (10) No channel flips bits here. They are wrong as in `binary_code.py` (5): what is learned for each is its average
+         over words, q_b = Σ_w P(w | h) c_b(w). If no word has more than ½ the signs may be no word's. Of 011, 101, 110
+         at ⅓ each the plain code makes 111; with any r a right word wins. For P = softmax(3 · normal numbers) and
+         V = 64 the averages name the best word in 70 % of cases, and with r = 2 and 6 in 89 and 93 %.
+    (11) The loss does not see (9). Bits that repeat the same evidence are counted each time, and (9) is too sure of
+         itself: with r = 3 the three words have ⅔, ⅙, ⅙. It ranks words. To have probabilities, minimise
+         −log P(w | h) of (9) itself (`log_prob_of`): then they are ⅓ each.
+    (12) All taps begin and end with 1: c₀ = c₁ = u₀, and the last two bits are u_{K−1} both. Two rows learn twice what
+         others do, and err with them; the rank of `binary_code.py` (9) is n − 2 at most, still more than K.
+
+Cost: 3 n d multiply-adds to learn from a token. To find the best word 2^(r+1) (K + 1) − 2 windows are looked at, an
+addition each and a comparison for two; for the sum, an exponential more; for the k best, k times as many. V is nowhere
+but in K, unless P of all words is asked for, or V is so small, or k so large, that to try all words is less work. For
+V = 65,536: n = 16 bits without redundancy, 44 with r = 6.
 """
 
 from functools import cache, partial
@@ -76,8 +91,14 @@ DISTANCE = {2: 5, 3: 6, 4: 7, 5: 8, 6: 10}
 
 
 def encode(bits: type_of_array, *, memory: int) -> type_of_array:
-    """(2): bits (…, K), each 0 or 1, in the order they go in -> their code word (…, 2 (K + memory)) uint8."""
-    memory, bits = checked_memory("losses.encode", memory), bits.astype("uint8")
+    """(2): bits (…, K) in the order they go in -> their code word (…, 2 (K + memory)) uint8.
+
+    bits: integers or booleans, 0 and 1; whether they are others nobody looks.
+    """
+    memory, dtype = checked_memory("losses.encode", memory), getattr(bits, "dtype", type(bits).__name__)
+    if getattr(dtype, "kind", "") not in tuple("iub"):
+        raise TypeError(f"losses.encode: bits must be an array of integers or booleans, got {dtype}")
+    bits = bits.astype("uint8")
     code = xp_of(bits).zeros((*bits.shape[:-1], bits.shape[-1] + memory, 2), "uint8")
     for i, polynomial in enumerate(POLYNOMIALS[memory]):
         for delay in range(memory + 1):
@@ -126,21 +147,20 @@ def viterbi(bit_scores: type_of_array, *, memory: int, num_words: int | None = N
 
     num_words: V, if only the numbers below V are words; None for all 2^K. Among equals it is the smallest number.
     """
-    num_bits = checked_length(bit_scores, checked_memory("losses.viterbi", memory))
+    num_bits = checked_length("losses.viterbi: bit_scores", bit_scores, checked_memory("losses.viterbi", memory))
     num_words = 1 << num_bits if num_words is None else whole("losses.viterbi: num_words", num_words)
     if num_words > 1 << num_bits:
         raise ValueError(f"losses.viterbi: num_words must be at most 2^{num_bits} for {num_bits} bits, got {num_words}")
     return cheapest(bit_scores, 1, memory=memory, num_words=num_words)[0][:, 0]
 
 
-def checked_length(bit_scores: type_of_array, memory: int) -> int:
-    """K, for scores of 2 (K + memory) bits."""
-    length = bit_scores.shape[1] // 2 - memory if bit_scores.ndim == 2 and bit_scores.shape[1] % 2 == 0 else 0
-    if bit_scores.dtype.kind != "f" or length < 1:
-        raise ValueError(
-            f"losses.viterbi: bit_scores must be floating-point numbers (B, 2 (K + {memory})) with K >= 1, "
-            f"got {bit_scores.dtype}{list(bit_scores.shape)}"
-        )
+def checked_length(name: str, bit_scores: Any, memory: int, num_bits: int | None = None) -> int:
+    """K, for scores of 2 (K + memory) bits. num_bits: how many it must be; None for any."""
+    shape, dtype = getattr(bit_scores, "shape", ()), getattr(bit_scores, "dtype", type(bit_scores).__name__)
+    length = shape[1] // 2 - memory if len(shape) == 2 and shape[1] % 2 == 0 else 0
+    if getattr(dtype, "kind", "") != "f" or not 1 <= length <= 63 or num_bits not in (None, shape[1]):
+        wanted = f"(B, {num_bits})" if num_bits else f"(B, 2 (K + {memory})) with K from 1 to 63"
+        raise ValueError(f"{name} must be an array of floating-point numbers {wanted}, got {dtype}{list(shape)}")
     return length
 
 
@@ -191,7 +211,7 @@ def least(cost: type_of_array, number: type_of_array, k: int) -> tuple[type_of_a
 
 
 def log_sum_of_paths(bit_scores: Any, *, memory: int, num_words: int) -> Any:
-    """(9), log Σ e^−cost of all words: (B, n) -> (B,). Of an array, or of a tensor, and then differentiable."""
+    """(9), log Σ P(c) of all words: (B, n) -> (B,). Of an array, or of a tensor, and then differentiable."""
     z = bit_scores.data if isinstance(bit_scores, mg.Tensor) else bit_scores
     xp, (batch, n), states = xp_of(z), bit_scores.shape, 1 << memory
     num_bits, outputs = n // 2 - memory, outputs_like(z, memory)
@@ -199,7 +219,8 @@ def log_sum_of_paths(bit_scores: Any, *, memory: int, num_words: int) -> Any:
     total[:, 0] = 0.0 if num_words == 1 << num_bits else NOTHING
     path = limit_path(num_words, num_bits, memory)
     for t in range(n // 2):
-        step = -window_costs(bit_scores[:, 2 * t : 2 * t + 2], outputs)
+        pair = bit_scores[:, 2 * t : 2 * t + 2]
+        step = -(mg.softplus(pair) @ (1.0 - outputs).T + mg.softplus(-pair) @ outputs.T)  # log P of the two bits
         if t < num_bits:
             total = mg.concat([total, total], axis=1)
         total = total + step[:, : total.shape[1]]
@@ -222,7 +243,7 @@ NOTHING = -1e30  # the logarithm of a probability of nothing; not −∞, for �
 
 def cheapest(bit_scores: type_of_array, k: int, *, memory: int, num_words: int) -> tuple[Any, Any]:
     """`cheapest_paths`, on the CPU by a kernel where there is enough to do."""
-    if not (arguments := for_kernel(bit_scores, memory, num_words)):
+    if not (arguments := for_kernel(bit_scores, memory, num_words, k)):
         return cheapest_paths(bit_scores, k, memory=memory, num_words=num_words)
     xp, width = xp_of(bit_scores), "int32" if bit_scores.itemsize == 4 and num_words < 1 << 31 else "int64"
     numbers, costs = xp.empty((len(bit_scores), k), width), xp.empty((len(bit_scores), k), bit_scores.dtype)
@@ -237,16 +258,17 @@ def log_sum(bit_scores: Any, *, memory: int, num_words: int) -> Any:
         return log_sum_of_paths(bit_scores, memory=memory, num_words=num_words)
     xp = xp_of(z)
     sums = xp.empty(len(z), "float64")
-    kernels.sum_of_paths(*arguments, sums)
+    kernels.sum_of_paths(*arguments, sums)  # of e^−cost, the cost that of (4)
     small, logs = sums < 1e-200, xp.log(xp.maximum(sums, 1e-200)).astype(z.dtype)
+    logs -= mg.softplus(-abs(z)).sum(axis=1)  # the best string of bits: codes.py (2)
     if small.any():  # where the kernel may have lost something
         logs[small] = log_sum_of_paths(z[small], memory=memory, num_words=num_words)
     return mg.tensor(logs)
 
 
-def for_kernel(bit_scores: type_of_array, memory: int, num_words: int) -> tuple[Any, ...] | None:
-    """What the kernels take; None if the array code is to do it."""
-    if not worth_a_kernel(bit_scores, bit_scores, 1 << 16 >> memory):
+def for_kernel(bit_scores: type_of_array, memory: int, num_words: int, k: int = 1) -> tuple[Any, ...] | None:
+    """What the kernels take; None if the array code is to do it. Measured in what is done: 2^r k for each score."""
+    if not worth_a_kernel(bit_scores, bit_scores, max(1, (1 << 14 >> memory) // k)):
         return None
     xp, num_bits = xp_of(bit_scores), bit_scores.shape[1] // 2 - memory
     path = xp.asarray(limit_path(num_words, num_bits, memory), dtype="int64")
@@ -261,6 +283,8 @@ class ConvolutionalCode(Codebook):
 
     def __init__(self, num_words: int, *, memory: int = 6):
         self.num_words = whole("losses.ConvolutionalCode: num_words", num_words)
+        if self.num_words > 1 << 63:
+            raise ValueError(f"losses.ConvolutionalCode: num_words must be at most 2^63, got {num_words}")
         self.memory = checked_memory("losses.ConvolutionalCode", memory)
         self.num_information_bits = max(1, (self.num_words - 1).bit_length())  # K
         self.num_bits = 2 * (self.num_information_bits + self.memory)
@@ -271,6 +295,7 @@ class ConvolutionalCode(Codebook):
         return encode(in_binary(numbers, self.num_information_bits), memory=self.memory)
 
     def best(self, scores, k):
+        checked_length("losses.ConvolutionalCode.best: scores", scores, self.memory, self.num_bits)
         if whole("losses.ConvolutionalCode.best: k", k) > self.num_words:
             raise ValueError(f"losses.ConvolutionalCode.best: k must lie in 1 to {self.num_words}, got {k}")
         if k * self.num_bits << self.memory > 16 * self.num_words:  # measured: from here on lists are more work
@@ -279,8 +304,8 @@ class ConvolutionalCode(Codebook):
         return numbers, -mg.softplus(-abs(scores)).sum(axis=1, keepdims=True) - costs  # (4)
 
     def log_mass(self, scores):
-        sums = log_sum(scores, memory=self.memory, num_words=self.num_words)
-        return sums - mg.softplus(-abs(scores)).sum(axis=1)  # (9)
+        checked_length("losses.ConvolutionalCode.log_mass: scores", scores, self.memory, self.num_bits)
+        return log_sum(scores, memory=self.memory, num_words=self.num_words)
 
 
 class ErrorCorrectingCode(BinaryCode):
@@ -290,6 +315,8 @@ class ErrorCorrectingCode(BinaryCode):
     """
 
     def __init__(self, vocab_size: int, dim: int, *, memory: int = 6, **options: Any):
+        if "codebook" in options:
+            raise TypeError("losses.ErrorCorrectingCode: the codebook is a ConvolutionalCode; BinaryCode takes any")
         super().__init__(vocab_size, dim, codebook=partial(ConvolutionalCode, memory=memory), **options)
 
 

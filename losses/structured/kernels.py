@@ -300,7 +300,9 @@ def cheapest_paths(scores, outputs, path, full, numbers, costs):
 
 @kernel
 def sum_of_paths(scores, outputs, path, full, sums):
-    """Twin of `error_correcting.log_sum_of_paths`, but Σ e^−cost itself: sums (B,) float64, right if above 1e-200.
+    """What `error_correcting.log_sum_of_paths` finds, but Σ e^−cost: sums (B,) float64, right if above 1e-200.
+
+    A cost is |z_b| for each bit that is not as the sign says, so that the sum is e^0 for the best string of bits.
 
     What is lost is what falls below 1e-290. (Numbers near the end of float64 would take a hundred times as long.)
     """

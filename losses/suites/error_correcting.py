@@ -201,10 +201,10 @@ CHAPTER = Chapter(
             a_code_word_is_decoded_to_its_number,
         ),
         Lesson(
-            "t wrong bits are put right",
+            "e wrong bits are put right",
             "(1)",
-            """Code words differ in d bits or more, so (d − 1)/2 wrong ones, rounded down, leave the right word the
-            nearest, wherever they are.""",
+            """Code words differ in δ bits or more, so e = (δ − 1)/2 wrong ones, rounded down, leave the right word the
+            nearest, wherever they are. If that is kept in mind, do you end in state 0 (6), and not in the cheapest?""",
             correctable,
             wrong_bits_are_put_right,
         ),

@@ -1,11 +1,14 @@
 """The reader's door, `python -m losses.check`: what it says of a right file, of a wrong one, and of none at all."""
 
+import dataclasses
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from losses import check
+from losses.structured.error_correcting import viterbi as sound
 from losses.suites.negative import CHAPTER
 
 pytestmark = [pytest.mark.negative, pytest.mark.cpu]
@@ -52,6 +55,17 @@ def test_a_right_file_gets_a_tick_for_each_lesson(door):
     assert status == 0 and err == []
     assert out[0] == CHAPTER.signature and out[1].endswith("mine.py:")
     assert out[2:] == [f"  ✓  {lesson.step} {lesson.name}" for lesson in CHAPTER.lessons]
+
+
+def test_of_numbers_that_overflow_there_is_an_answer_and_no_warning(recwarn):
+    def viterbi(bit_scores, *, memory, num_words=None):
+        return sound(np.log(np.exp(bit_scores)), memory=memory, num_words=num_words)
+
+    told = []
+    far = [lesson for lesson in check.CHAPTERS["error-correcting"].lessons if "far" in lesson.name]
+    chapter = dataclasses.replace(check.CHAPTERS["error-correcting"], lessons=tuple(far))
+    assert not check.check(chapter, viterbi, 30, told.append)
+    assert any("(4)" in line for line in told) and not recwarn.list
 
 
 def test_without_a_file_the_projects_own_function_is_checked(capsys):

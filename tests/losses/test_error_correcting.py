@@ -13,7 +13,8 @@ import minigrad as mg
 from losses import BinaryCode, ErrorCorrectingCode, HybridCode
 from losses.check import smallest_failure
 from losses.structured import error_correcting
-from losses.structured.codes import in_binary, log_prob_of_bits
+from losses.structured.binary_code import PlainCode
+from losses.structured.codes import in_binary, log_prob_of_bits, log_prob_of_codes
 from losses.structured.error_correcting import (
     IN_PYTORCH,
     POLYNOMIALS,
@@ -89,9 +90,9 @@ def by_kernel(monkeypatch):
 
 
 @MEMORIES
-def test_step_1_every_pattern_of_t_wrong_bits_or_fewer_is_put_right(memory):
-    n, t = 2 * (3 + memory), CORRECTS[memory]
-    places = [p for wrong in range(t + 1) for p in itertools.combinations(range(n), wrong)]
+def test_step_1_every_pattern_of_e_wrong_bits_or_fewer_is_put_right(memory):
+    n, e = 2 * (3 + memory), CORRECTS[memory]
+    places = [p for wrong in range(e + 1) for p in itertools.combinations(range(n), wrong)]
     words = np.arange(len(places)) * 5 % 8  # all eight, in turns; by (3) what is wrong does not depend on the word
     bits = codes_of(8, memory)[words]
     for row, wrong in zip(bits, places, strict=True):
@@ -100,7 +101,7 @@ def test_step_1_every_pattern_of_t_wrong_bits_or_fewer_is_put_right(memory):
 
 
 @MEMORIES
-def test_step_1_any_t_wrong_bits_of_a_word_of_65536_are_put_right(memory):
+def test_step_1_any_e_wrong_bits_of_a_word_of_65536_are_put_right(memory):
     rng = np.random.default_rng(memory)
     words = rng.integers(0, 1 << 16, 300)
     bits = mg.to_cpu(ConvolutionalCode(1 << 16, memory=memory).bits(asarray(words)))
@@ -111,7 +112,7 @@ def test_step_1_any_t_wrong_bits_of_a_word_of_65536_are_put_right(memory):
 
 @MEMORIES
 def test_step_1_one_more_may_lead_astray(memory):
-    """Of the d ones of the word nearest to word 0, t + 1 are wrong: no fewer than half, and word 0 is as near."""
+    """Of the δ ones of the word nearest to word 0, e + 1 are wrong: no fewer than half, and word 0 is as near."""
     codes = codes_of(1 << 8, memory)
     word = codes[1:].sum(axis=1).argmin() + 1
     bits = codes[word : word + 1].copy()
@@ -153,7 +154,7 @@ def test_step_3_the_code_is_linear(memory, a, b):
 
 
 @MEMORIES
-def test_step_3_two_words_differ_in_d_bits_or_more_and_some_in_d(memory):
+def test_step_3_two_words_differ_in_δ_bits_or_more_and_some_in_δ(memory):
     ones = [codes_of(1 << num_bits, memory)[1:].sum(axis=1).min() for num_bits in range(1, 11)]
     code = ConvolutionalCode(1 << 10, memory=memory)
     assert min(ones) == ones[-1] == code.distance == DISTANCES[memory]
@@ -187,17 +188,37 @@ def test_step_4_signs_count_wrong_bits():
 
 
 @MEMORIES
-def test_step_4_even_d_minus_1_wrong_bits_are_put_right_if_unsure_and_not_if_only_signs_count(memory):
+def test_step_4_δ_minus_1_wrong_bits_are_overruled_if_unsure_and_not_if_only_signs_count(memory):
     codes = codes_of(1 << 8, memory)
     word = codes[1:].sum(axis=1).argmin() + 1
     z = 2.0 * codes[word : word + 1] - 1.0
-    z[0, codes[word].nonzero()[0][1:]] = -0.01  # of the d ones all but the first
+    z[0, codes[word].nonzero()[0][1:]] = -0.01  # of the δ ones all but the first
     assert mg.to_cpu(viterbi(asarray(z), memory=memory)) == [word]
     assert mg.to_cpu(viterbi(asarray(np.sign(z)), memory=memory)) == [0]
 
 
 @MEMORIES
-def test_step_5_windows_are_numbers_that_come_from_w_mod_2_to_the_r_and_go_to_half_of_w(memory):
+def test_step_4_whichever_they_are_but_not_always_δ(memory):
+    rng, codes, δ = np.random.default_rng(memory), codes_of(1 << 8, memory), DISTANCES[memory]
+    words = rng.integers(0, 1 << 8, 300)
+    z = 2.0 * codes[words] - 1.0
+    for row in z:
+        row[rng.choice(z.shape[1], δ - 1, replace=False)] *= -0.99 / (δ - 1)
+    assert (mg.to_cpu(viterbi(asarray(z), memory=memory)) == words).all()
+    word = codes[1:].sum(axis=1).argmin() + 1
+    z = np.where(codes[word], -0.01, -1.0)[None]  # all δ of its ones
+    assert mg.to_cpu(viterbi(asarray(z), memory=memory)) == [0]
+
+
+def test_step_4_the_least_sum_of_q_less_c_may_be_another_word():
+    scores, codes = some_scores(200, 4, 2), codes_of(16, 2).astype(float)
+    q = 1 / (1 + np.exp(-scores))
+    by_q = abs(q[:, None] - codes).sum(axis=2).argmin(axis=1)
+    assert 0 < (by_q != costs_of(scores, 16, 2).argmin(axis=1)).sum() < 50
+
+
+@MEMORIES
+def test_step_5_windows_are_numbers_that_come_from_x_mod_2_to_the_r_and_go_to_half_of_x(memory):
     """And what comes out on the way is the code word."""
     state, out, number, outputs = 0, [], 0b1011001, window_outputs(memory)
     for bit in [*map(int, f"{number:b}"), *[0] * memory]:
@@ -228,6 +249,15 @@ def test_step_6_every_word_ends_in_state_0_and_the_zeros_halve_the_states(memory
     for zeros in range(memory + 1):
         states = {int(f"{w << zeros:032b}"[-memory:][::-1], 2) for w in number}  # the newest bit is the highest
         assert states == set(range(1 << (memory - zeros)))
+
+
+@MEMORIES
+@pytest.mark.parametrize("num_bits, k", [(1, 1), (9, 1), (9, 3)])
+def test_step_6_so_many_windows_are_looked_at(memory, num_bits, k, monkeypatch):
+    looked, least = [], error_correcting.least
+    monkeypatch.setattr(error_correcting, "least", lambda c, *rest: looked.append(c[0].size) or least(c, *rest))
+    cheapest_paths(asarray(some_scores(2, num_bits, memory)), k, memory=memory, num_words=1 << num_bits)
+    assert sum(looked) == k * (2 ** (memory + 1) * (num_bits + 1) - 2)
 
 
 def test_step_6_without_an_end_another_word_would_win():
@@ -318,12 +348,23 @@ def test_step_8_not_all_words_are_looked_at_unless_so_many_are_wanted(monkeypatc
     assert looked == []
     code.best(scores, 4000)
     assert looked == [5000]
+    ConvolutionalCode(50, memory=6).best(asarray(some_scores(2, 6, 6)), 1)  # so few that lists are longer
+    assert looked == [5000, 50]
+
+
+@pytest.mark.cpu
+def test_step_8_long_lists_are_the_kernels_however_few_the_examples(monkeypatch):
+    by_arrays, scores = [], some_scores(4, 16, 2, dtype="float32")
+    monkeypatch.setattr(error_correcting, "cheapest_paths", lambda z, k, **_: by_arrays.append(k) or (None, None))
+    for k in (1, 5, 100, 7000):
+        cheapest(scores, k, memory=2, num_words=1 << 16)
+    assert by_arrays == [1, 5]
 
 
 @pytest.mark.cpu
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @given(problem=problems())
-def test_the_kernels_find_what_the_array_code_does_to_the_last_bit(problem, dtype):
+def test_step_8_the_kernels_find_what_the_array_code_does_to_the_last_bit(problem, dtype):
     scores, memory, num_words, k = problem
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(error_correcting, "worth_a_kernel", lambda *_: True)
@@ -335,7 +376,7 @@ def test_the_kernels_find_what_the_array_code_does_to_the_last_bit(problem, dtyp
 
 @pytest.mark.cpu
 @pytest.mark.parametrize("num_words", range(1, 41))
-def test_the_kernels_do_so_on_every_branch_of_vs_path(by_kernel, num_words):
+def test_step_7_the_kernels_do_so_on_every_branch_of_vs_path(by_kernel, num_words):
     """Each word's own code, halfway between it and the last word, and anywhere."""
     codes, num_bits = codes_of(num_words, 2).astype(float), max(1, (num_words - 1).bit_length())
     scores = np.concatenate([2 * codes - 1, codes + codes[-1] - 1, some_scores(30, num_bits, 2)])
@@ -352,7 +393,9 @@ def test_the_kernels_do_so_on_every_branch_of_vs_path(by_kernel, num_words):
 @given(problems())
 def test_step_9_the_sum_is_that_over_the_words(problem):
     scores, memory, num_words, _ = problem
-    expected = np.log(np.exp(-costs_of(scores, num_words, memory)).sum(axis=1))
+    codes = codes_of(num_words, memory)
+    log_probs = -np.log1p(np.exp((1.0 - 2.0 * codes) * scores[:, None])).sum(axis=2)  # (B, V)
+    expected = np.log(np.exp(log_probs).sum(axis=1))
     found = log_sum_of_paths(asarray(scores), memory=memory, num_words=num_words)
     assert np.allclose(mg.to_cpu(found), expected, rtol=1e-12, atol=1e-12)
 
@@ -368,7 +411,7 @@ def test_step_9_words_have_less_than_all_of_the_probability_of_n_bits(num_words)
 
 
 def test_step_9_all_strings_of_bits_together_have_all_of_it():
-    """Without the zeros' bits, of which only some can follow, nothing is lost: a check of the check."""
+    """Over all 2^n strings, words or not, nothing is lost: a check of the check."""
     scores = some_scores(1, 1, 2)[0]
     total = sum(math.exp(-sum(np.log1p(np.exp(-(2 * np.array(c) - 1) * scores)))) for c in np.ndindex(*[2] * 6))
     assert math.isclose(total, 1, rel_tol=1e-12)
@@ -384,6 +427,18 @@ def test_step_9_its_slope_is_what_the_bit_is_among_words_less_what_it_is(num_wor
     assert np.allclose(mg.to_cpu(z.grad), posterior @ codes - 1 / (1 + np.exp(-scores)), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("num_words", [5, 11])
+@pytest.mark.parametrize("memory", [2, 6])
+def test_step_9_its_slope_is_right_at_scores_of_zero(num_words, memory):
+    """Where biases begin: all words are as probable, and each bit is 1 in so many of them."""
+    code = ConvolutionalCode(num_words, memory=memory)
+    z = mg.param(np.zeros((1, code.num_bits)))
+    code.log_mass(z).sum().backward()
+    expected = codes_of(num_words, memory).mean(axis=0) - 0.5
+    assert np.allclose(mg.to_cpu(z.grad)[0], expected, rtol=1e-12, atol=1e-14) and abs(expected).max() > 0.2
+    mg.check_grads(code.log_mass, np.zeros((1, code.num_bits)))
+
+
 @pytest.mark.parametrize("num_words", [1, 5, 8])
 def test_step_9_it_has_derivatives_of_second_order(num_words):
     code = ConvolutionalCode(num_words, memory=2)
@@ -393,7 +448,7 @@ def test_step_9_it_has_derivatives_of_second_order(num_words):
 @pytest.mark.cpu
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("float64", 1e-12)])
 @given(problem=problems(), scale=st.sampled_from([1.0, 100.0]))
-def test_the_kernel_has_the_sum_that_the_array_code_has(problem, dtype, tolerance, scale):
+def test_step_9_the_kernel_has_the_sum_that_the_array_code_has(problem, dtype, tolerance, scale):
     """Also where it is below what its numbers can hold."""
     scores, memory, num_words, _ = problem
     scores = (scale * scores).astype(dtype)
@@ -406,7 +461,7 @@ def test_the_kernel_has_the_sum_that_the_array_code_has(problem, dtype, toleranc
 
 @pytest.mark.cpu
 @pytest.mark.parametrize("num_words", range(1, 41))
-def test_the_kernel_itself_has_the_sum_of_each_number_of_words(by_kernel, monkeypatch, num_words):
+def test_step_9_the_kernel_itself_has_the_sum_of_each_number_of_words(by_kernel, monkeypatch, num_words):
     scores = some_scores(5, max(1, (num_words - 1).bit_length()), 2) / 3
     expected = log_sum_of_paths(scores, memory=2, num_words=num_words)
     monkeypatch.setattr(error_correcting, "log_sum_of_paths", None)
@@ -414,12 +469,12 @@ def test_the_kernel_itself_has_the_sum_of_each_number_of_words(by_kernel, monkey
 
 
 @pytest.mark.cpu
-def test_where_a_derivative_is_wanted_the_array_code_does_it(by_kernel):
+def test_step_9_where_a_derivative_is_wanted_the_array_code_does_it(by_kernel):
     test_step_9_its_slope_is_what_the_bit_is_among_words_less_what_it_is(5)
 
 
 @pytest.mark.cpu
-def test_where_the_sum_is_too_small_for_the_kernel_the_array_code_does_it(by_kernel):
+def test_step_9_where_the_sum_is_too_small_for_the_kernel_the_array_code_does_it(by_kernel):
     z = np.full((2, 18), -100.0)
     z[0] = -1.0
     z[0, 3:], z[1, 5:] = 400.0, 100.0  # as no word is
@@ -429,11 +484,105 @@ def test_where_the_sum_is_too_small_for_the_kernel_the_array_code_does_it(by_ker
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_scores_of_ten_thousand_have_a_finite_sum_and_gradient(dtype):
+def test_step_9_scores_of_ten_thousand_have_a_finite_sum_and_gradient(dtype):
     z = mg.param(1e4 * mg.Key(1).normal((3, 16), dtype))
     mass = ConvolutionalCode(50, memory=2).log_mass(z)
     mass.sum().backward()
     assert np.isfinite(mass.numpy()).all() and np.isfinite(mg.to_cpu(z.grad)).all() and mass.dtype == dtype
+
+
+# ---- (10) to (12): what redundancy mends --------------------------------------------------------------------------
+
+THREE = np.array([0, 0, 0, 1, 0, 1, 1, 0]) / 3  # 011, 101, 110
+CODES = {0: PlainCode, **{memory: partial(ConvolutionalCode, memory=memory) for memory in CORRECTS}}
+
+
+def learned(p, memory):
+    """The scores (B, n) at which the loss is least for words of probabilities p (B, V): q_b = Σ_w P(w | h) c_b(w)."""
+    code = CODES[memory](p.shape[1])
+    with np.errstate(divide="ignore"):
+        q = (p @ mg.to_cpu(code.bits(asarray(np.arange(p.shape[1]))))).clip(1e-12, 1 - 1e-12)
+    return code, np.log(q) - np.log1p(-q)
+
+
+def normalised(code, z):
+    """(9): P(w | h) of all words, from scores z, a tensor; as a tensor of log P."""
+    log_p = log_prob_of_codes(z, code.bits(asarray(np.arange(code.num_words))))
+    return log_p - code.log_mass(z)[:, None]
+
+
+@pytest.mark.parametrize("memory", CODES)
+def test_step_10_of_averages_of_three_words_the_plain_code_makes_a_fourth_and_with_redundancy_a_right_one_wins(memory):
+    code, z = learned(THREE[None], memory)
+    found = mg.to_cpu(code.best(asarray(z), 1)[0]).item()
+    assert found == 0b111 if memory == 0 else found in (0b011, 0b101, 0b110)
+
+
+@pytest.mark.parametrize("memory", CODES)
+def test_step_10_a_word_of_more_than_a_half_has_the_signs(memory):
+    p = np.random.default_rng(memory).dirichlet(np.ones(64), 200)
+    p = 0.49 * p + 0.51 * np.eye(64)[np.arange(200) % 64]
+    code, z = learned(p, memory)
+    assert ((z > 0) == mg.to_cpu(code.bits(asarray(np.arange(200) % 64)))).all()
+
+
+@pytest.mark.parametrize("memory, percent", [(0, 70), (2, 89), (6, 93)])
+def test_step_10_how_often_averages_name_the_best_word(memory, percent):
+    p = np.exp(3 * mg.to_cpu(mg.Key(0).normal((10_000, 64), "float64")))
+    code, z = learned(p / p.sum(axis=1, keepdims=True), memory)
+    found = mg.to_cpu(code.best(asarray(z), 1)[0])[:, 0]
+    assert round(100 * (found == p.argmax(axis=1)).mean()) == percent
+
+
+@pytest.mark.parametrize("memory", CORRECTS)
+def test_step_11_the_sum_counts_the_same_evidence_several_times(memory):
+    code, z = learned(THREE[None], memory)
+    p = np.exp(normalised(code, mg.tensor(z)).numpy())[0, [0b101, 0b011, 0b110]]
+    expected = {2: [1, 1, 1], 3: [4, 1, 1], 4: [4, 1, 1], 5: [1, 4, 4], 6: [4, 1, 1]}[memory]
+    assert np.allclose(p, np.array(expected) / sum(expected), atol=0.01)
+
+
+def test_step_11_it_is_too_sure_of_itself():
+    """By Zipf's law, without a context: the perplexity is 180, that of plain bits 251, and with redundancy more."""
+    p = 1 / np.arange(1, 1001)
+    p /= p.sum()
+    perplexity = {}
+    for memory in CODES:
+        code, z = learned(p[None], memory)
+        perplexity[memory] = round(math.exp(-(p * normalised(code, mg.tensor(z)).numpy()[0]).sum()))
+    assert round(math.exp(-(p * np.log(p)).sum())) == 180
+    assert perplexity == {0: 251, 2: 457, 3: 504, 4: 475, 5: 481, 6: 498}
+
+
+@pytest.mark.parametrize("memory", CORRECTS)
+def test_step_11_minimised_itself_it_has_the_probabilities(memory):
+    layer, words = ErrorCorrectingCode(8, 1, key=mg.Key(0), memory=memory), [0b011, 0b101, 0b110]
+    layer.bias, hidden = mg.param(np.zeros(layer.bias.shape, "float32")), np.zeros((3, 1), "float32")
+    optimiser = mg.optim.SGD([layer.bias], lr=1.0)
+    for _ in range(200):
+        optimiser.zero_grad()
+        (-layer.log_prob_of(hidden, words)).mean().backward()
+        optimiser.step()
+    p = np.exp(layer.log_prob(hidden[:1]).numpy())[0]
+    assert np.allclose(p[words], 1 / 3, atol=0.01)
+
+
+@MEMORIES
+def test_step_12_the_first_two_bits_are_the_same_and_the_last_two(memory):
+    numbers, codes = np.arange(1 << 10), codes_of(1 << 10, memory)
+    for b, u in [(0, numbers >> 9), (1, numbers >> 9), (-2, numbers & 1), (-1, numbers & 1)]:
+        assert (codes[:, b] == u).all()
+    assert all(p & 1 and p >> memory == 1 for p in POLYNOMIALS[memory])
+
+
+@MEMORIES
+def test_step_12_the_rank_is_n_less_2_at_most_and_more_than_k(memory):
+    hidden, n = mg.Key(1).normal((60, 40), "float64"), 2 * (10 + memory)
+    layer = ErrorCorrectingCode(1 << 10, 40, key=mg.Key(0), memory=memory, bias=False)
+    layer.weight = mg.param(mg.Key(2).normal(layer.weight.shape, "float64"))
+    log_p = layer.log_prob(hidden).numpy()
+    rank = np.linalg.matrix_rank(log_p - log_p.mean(axis=1, keepdims=True))
+    assert rank == (n - 3 if memory == 3 else n - 2) > 10  # 15 and 17 have their first two taps in common
 
 
 # ---- the layer ----------------------------------------------------------------------------------------------------
@@ -529,13 +678,47 @@ def test_a_memory_that_is_no_integer_is_refused(memory):
 
 
 @pytest.mark.parametrize(
-    "shape, dtype", [((1, 7), "float64"), ((1, 4), "float64"), ((8,), "float64"), ((1, 8), "int64")]
+    "shape, dtype",
+    [((1, 7), "float64"), ((1, 4), "float64"), ((8,), "float64"), ((1, 8), "int64"), ((1, 132), "float64")],
 )
 def test_scores_of_no_code_are_refused(shape, dtype):
-    with pytest.raises(
-        ValueError, match=r"losses.viterbi: bit_scores must be floating-point numbers \(B, 2 \(K \+ 2\)\)"
-    ):
+    wanted = r"an array of floating-point numbers \(B, 2 \(K \+ 2\)\) with K from 1 to 63"
+    with pytest.raises(ValueError, match=rf"losses.viterbi: bit_scores must be {wanted}, got {dtype}\["):
         viterbi(asarray(np.zeros(shape, dtype)), memory=2)
+
+
+def test_scores_that_are_no_array_are_refused():
+    with pytest.raises(ValueError, match=r"losses.viterbi: bit_scores must be an array .*, got list"):
+        viterbi([[0.0] * 8], memory=2)
+
+
+@pytest.mark.parametrize("shape, dtype", [((2, 10), "float64"), ((2, 14), "float64"), ((2, 12), "int64")])
+def test_scores_of_another_code_are_refused(shape, dtype):
+    code, z = ConvolutionalCode(11, memory=2), asarray(np.zeros(shape, dtype))
+    for name, call in [("best", lambda: code.best(z, 1)), ("log_mass", lambda: code.log_mass(mg.tensor(z)))]:
+        if dtype == "float64" or name == "best":
+            wanted = r"scores must be an array of floating-point numbers \(B, 12\), got"
+            with pytest.raises(ValueError, match=f"losses.ConvolutionalCode.{name}: {wanted}"):
+                call()
+
+
+@pytest.mark.parametrize("bits", [[1, 0], np.array([0.5, 0.9])])
+def test_bits_that_are_no_array_of_integers_are_refused(bits):
+    with pytest.raises(TypeError, match=r"losses.encode: bits must be an array of integers or booleans, got"):
+        encode(bits if isinstance(bits, list) else asarray(bits), memory=2)
+
+
+def test_numbers_have_63_bits_and_no_more():
+    code, numbers = ConvolutionalCode(1 << 63, memory=2), np.array([0, 5, (1 << 62) + 9, (1 << 63) - 1])
+    z = asarray(2.0 * mg.to_cpu(code.bits(asarray(numbers))) - 1.0)
+    assert (mg.to_cpu(viterbi(z, memory=2)) == numbers).all() and (mg.to_cpu(code.best(z, 1)[0])[:, 0] == numbers).all()
+    with pytest.raises(ValueError, match=r"losses.ConvolutionalCode: num_words must be at most 2\^63, got"):
+        ConvolutionalCode((1 << 63) + 1, memory=2)
+
+
+def test_the_layer_takes_no_other_codebook():
+    with pytest.raises(TypeError, match=r"losses.ErrorCorrectingCode: the codebook is a ConvolutionalCode; BinaryCode"):
+        ErrorCorrectingCode(8, 2, key=mg.Key(0), codebook=PlainCode)
 
 
 @pytest.mark.parametrize("num_words, message", [(9, r"at most 2\^3 for 3 bits, got 9"), (0, "at least 1, got 0")])
@@ -606,6 +789,6 @@ def test_in_pytorch_the_trap_is_to_decide_bits_first_and_words_afterwards():
     torch = pytest.importorskip("torch")
     codes = torch.tensor(codes_of(16, 2), dtype=torch.float32)
     scores = 2 * codes[9:10] - 1
-    scores[:, codes[9].nonzero()[:3, 0]] = -0.01  # three bits, of which the model is unsure, are wrong; t is 2
+    scores[:, codes[9].nonzero()[:3, 0]] = -0.01  # three bits, of which the model is unsure, are wrong; e is 2
     near = ((scores > 0).float() != codes).sum(dim=1)
     assert near.argmin() != 9 == (scores @ codes.T).argmax()

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from losses.check import smallest_failure
+from losses.check import check, smallest_failure
 from losses.structured.error_correcting import POLYNOMIALS, encode
 from losses.structured.error_correcting import viterbi as sound
 from losses.suites.error_correcting import CHAPTER
@@ -176,8 +176,9 @@ SABOTAGE = [
     (hard_decisions, "no word is more probable"),
     (ends_in_the_cheapest_state, "the register is empty in the end"),
     (begins_in_any_state, "the register is empty in the end"),
-    (only_unlike_bits_of_words_near_enough, "t wrong bits are put right"),
-    (forgets_the_past, "t wrong bits are put right"),
+    (ends_in_the_cheapest_state, "e wrong bits are put right"),
+    (only_unlike_bits_of_words_near_enough, "e wrong bits are put right"),
+    (forgets_the_past, "e wrong bits are put right"),
     (hard_decisions, "unsure bits are overruled"),
     (clipped_log_of_sigma, "no word is more probable far from zero"),
     (keeps_the_first_of_equals, "among equals the smallest number"),
@@ -208,13 +209,20 @@ def test_and_a_decoder_written_otherwise(lesson):
     assert smallest_failure(lesson, the_textbook, max_examples=30) is None
 
 
+def test_who_ends_in_the_cheapest_state_is_asked_about_it_by_the_first_lesson_that_fails():
+    """Wrong bits at the end bring it to light before the lesson on the end does."""
+    told = []
+    assert not check(CHAPTER, ends_in_the_cheapest_state, max_examples=50, out=told.append)
+    assert any("(1) of" in line and "do you end in state 0 (6)" in line for line in told)
+
+
 def test_lessons_blame_the_right_step():
     """Not every mutant fails everywhere."""
     passes = [
-        (hard_decisions, "t wrong bits are put right"),
+        (hard_decisions, "e wrong bits are put right"),
         (hard_decisions, "a code word is decoded to its number"),
         (keeps_the_first_of_equals, "no word is more probable"),
-        (clipped_log_of_sigma, "t wrong bits are put right"),
+        (clipped_log_of_sigma, "e wrong bits are put right"),
         (v_ignored, "among equals the smallest number"),
         (ends_in_the_cheapest_state, "a code word is decoded to its number"),
     ]
