@@ -22,33 +22,37 @@ from a text, each with seven output layers in the place of one another, of losse
     skipgram    the slide's, and word2vec's: from a word's vector, each word that stands at most two places from it
     ngram       from the vectors of three words, through a hidden layer, the word that comes next, or the sentence's end
 
-A word's neighbours are anybody's guess: knowing one word, not even the softmax is right much more often than who always
-says the most frequent word, and all that a skip-gram's vectors are good for is not in that number. So the layers are
-compared by the second model, where there is something to know. All learn the same words in the same order, and do so in
-turns of a few updates, by Adagrad with a rate that falls to zero: so the words/s (of the whole model; on a CPU of one
-thread; medians) were measured side by side. For each layer the table has, of sentences that were held out,
+One word says little of its neighbours: who always says the most frequent word is right nearly as often as the softmax,
+and what skip-gram's vectors are good for is not in that number. The layers differ in the second model, which has more
+to go by. All learn the same words in the same order, in turns of a few updates, by Adagrad with a rate that falls to
+zero. So the words/s (of the whole model, not of the output layer alone; medians; on a CPU of one thread) were measured
+side by side. The first table of each model has, of words in sentences that were held out,
 
-    bits right      how many of its bits have the right sign (a hybrid's, for words that are not among its N)
-    words right     how often the best word is the one that stands there
-    of rare ones    the same, of the words beyond the V/32 most frequent
-    paper's way     of hybrids, words right if bits are looked at only where "other" is the best of the softmax, as in
-                    the paper. Else the best word is that of the greatest P(w): a rare one's is P(other) P(its bits)
+    bits            how many of their bits have the right sign (a hybrid's, of words that are not among its N)
+    words           how often the best word is the one that stands there
+    rare            the same, of words that are not among the V/32 most frequent
+    softmax first   the same as "words", for a hybrid that looks at bits only where "other" is the best of its softmax,
+                    as the authors' program does. Here the best word is that of the greatest probability, and a rare
+                    one's is P(other) P(its bits): where "other" is likely, but no rare word is, a frequent one is best
 
-and then which of two is better, with the difference between them and its standard error (of --full, over words and
-seeds; else over words). Nearer than two of these is "–".
+and the second says which of two is better: the difference, and its standard error over words (of --full, over words and
+seeds). Where it is less than two of these, holds is "–". The third is of codes without a softmax:
 
-What is it that errors do? The last part needs no learning: it takes true codes of words, turns k of the bits round, or
-each with a probability, and looks for the nearest word. Up to t errors, as the chapter's table of taps has it, no word
-is lost. (The dashed line has noise of a bell shape added to the bits, ±1, and is told how sure each bit is.) Beside
-it, what the models' bits would be worth if their errors were strewn like that: each bit wrong as often as it is, but
-independently of the others. They aren't: what a model knows it knows with all bits.
+    equally sure    words right if only the signs of the bits are looked at, and not how sure they are
+    strewn          words right if each bit were wrong as often as it is, but independently of all others. So it isn't:
+                    what a model knows it knows with all bits, and where it does not no code helps
+    wrong bits      how many of the words that are right have some, and the most that one had
+
+What is it that errors do? That needs no learning: the last part takes true codes of words, turns k of the bits round,
+or each with a probability, and looks for the nearest word. Up to t errors no word is lost, as the page on codes
+says. In the picture's dashed line the bits are ±1 and normal noise, and so it is known how sure they are.
 
 In out/wordemb-binary-code/: words.png (words right, over the memory of the output layer), errors.png, results.json.
-Takes one and a half minutes; --full, with 2,000,000 words and three seeds, says how long it takes when it has tried;
---quick under ten seconds. Ctrl-C stops early, and shows what was learned until then.
+Takes a minute and a half; --full has more words and three seeds, and says how long it will take; --quick takes under
+ten seconds. Ctrl-C stops early, and shows what was learned until then.
 
-Before you run it: if three of four bits are right, and V = 4,096, how many words are? And of a code with twice as many
-bits, each of them harder to guess?
+Before you run it: three of four bits are right, of the 13 that a word has. How many words are? And with 38 bits, of
+which seven of ten are right? ("errors" in results.json has the answers.)
 """
 
 # %% What we need
@@ -245,7 +249,7 @@ class Marks:
     has_bits: np.ndarray  # (n,) booleans: whether the word that stands there has bits
     wrong_bits: np.ndarray  # (n of these, bits) booleans
     by_signs: np.ndarray | None = None  # (n,) the words of a code, if all bits were equally sure
-    papers_way: np.ndarray | None = None  # (n,) the words of a hybrid, if bits come second
+    softmax_first: np.ndarray | None = None  # (n,) the words of a hybrid, if bits come second
 
 
 def examined(models: dict[str, Model], data: Data) -> dict[str, Marks]:
@@ -272,7 +276,7 @@ def said_of_bits(layer: losses.layer.OutputLayer, hidden: mg.Tensor, targets: ty
     if isinstance(layer, losses.HybridCode):
         N, numbers = layer.num_frequent, layer.ranks[targets] - layer.num_frequent  # below 0: a softmax has it
         place = layer.word_scores(hidden).data.argmax(axis=1)
-        other["papers_way"] = layer.words[xp.where(place < N, place, N + layer.codebook.best(z, 1)[0][:, 0])]
+        other["softmax_first"] = layer.words[xp.where(place < N, place, N + layer.codebook.best(z, 1)[0][:, 0])]
     else:
         numbers = layer.numbers[targets]
         other["by_signs"] = layer.words[layer.codebook.best(xp.where(z > 0, 1.0, -1.0).astype(z.dtype), 1)[0][:, 0]]
@@ -297,7 +301,7 @@ class Pupil:
         layer, right, targets = self.models[0].layer, self.right(data), data.held_out[1]
         rare = data.rank[targets] >= frequent(len(data.words))[-1]
         wrong = np.concatenate([marks.wrong_bits for marks in self.marks])
-        paper = [marks.papers_way == targets for marks in self.marks if marks.papers_way is not None]
+        paper = [marks.softmax_first == targets for marks in self.marks if marks.softmax_first is not None]
         return {
             "name": self.name,
             "rows": sum(len(p) for p in layer.parameters() if p.ndim == 2),
@@ -307,7 +311,7 @@ class Pupil:
             "words_right": right.mean(),
             "words_right_of_each_seed": right.mean(axis=1),
             "rare_words_right": right[:, rare].mean() if rare.any() else None,
-            "words_right_in_the_papers_way": np.mean(paper) if paper else None,
+            "words_right_softmax_first": np.mean(paper) if paper else None,
             "words_per_second_learning": 1.0 / median(t for model in self.models for t in model.learning),
             "words_per_second_predicting": 1.0 / median(t for model in self.models for t in model.predicting),
         }
@@ -482,7 +486,7 @@ def print_marks(task: str, reports: list[dict], words: int, always: float) -> No
             percent(one["bits_right"]),
             percent(one["words_right"]),
             percent(one["rare_words_right"]),
-            percent(one["words_right_in_the_papers_way"]),
+            percent(one["words_right_softmax_first"]),
             *(
                 said
                 for when in ("learning", "predicting")
@@ -494,9 +498,9 @@ def print_marks(task: str, reports: list[dict], words: int, always: float) -> No
         ]
         for one in reports
     ]
-    headers = ["output layer", "rows", "KiB", "bits right", "words right", "of rare ones", "paper's way"]
+    headers = ["output layer", "rows", "KiB", "bits", "words", "rare", "softmax first"]
     headers += ["learned/s", "", "predicted/s", ""]
-    table(f"{task}: after {words:,} words", headers, rows)
+    table(f"{task}: what is right of held-out text, after {words:,} words", headers, rows)
     print(f"who always says the most frequent word is right {percent(always)} of the time\n")
 
 
@@ -513,7 +517,7 @@ def print_compared(comparisons: list[dict], words_right: dict[str, float], share
     table("Which is better?", ["words right", "holds", "", "difference"], rows)
     if None not in shares.values():
         said = ", ".join(f"{name} {percent(share, 0)}" for name, share in shares.items())
-        print(f"of what the softmax is better than binary: {said}\n")
+        print(f"of the softmax's lead over binary: {said}\n")
 
 
 def print_errors(task: str, found: list[dict]) -> None:
@@ -530,16 +534,8 @@ def print_errors(task: str, found: list[dict]) -> None:
         ]
         for one in found
     ]
-    headers = [
-        "output layer",
-        "bits",
-        "bits right",
-        "words right",
-        "if all bits are equally sure",
-        "if errors are strewn",
-    ]
-    headers += ["right words with wrong bits", "at most"]
-    table(f"{task}: the errors of bits", headers, rows)
+    headers = ["output layer", "bits", "right", "words right", "equally sure", "strewn", "wrong bits", "at most"]
+    table(f"{task}: words that are right, and bits that are not", headers, rows)
 
 
 def print_injected(found: dict, n: int) -> None:
@@ -561,8 +557,8 @@ def draw_words(path, reports: dict[str, list[dict]], always: dict[str, float], s
         coded = [name for name in size if name.endswith("-EC")]
         plain = [name for name in size if name not in ("softmax", *coded)]
         kinds = {
-            "plain bits, alone and in hybrids": plain,
-            f"error-correcting, memory {MEMORY}, the same": coded,
+            "plain bits: alone, then in hybrids": plain,
+            "error-correcting bits: the same": coded,
             "softmax": ["softmax"],
         }
         series = {
