@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -171,6 +172,14 @@ def test_a_turn_of_learning_is_updates_by_the_loss_of_the_layer():
     for ours, theirs in zip(model.optimiser.params, same.optimiser.params, strict=True):
         assert np.array_equal(ours.numpy(), theirs.numpy())
     assert len(model.learning) == 1 and model.learning[0] > 0
+
+
+def test_the_ngram_model_reads_three_words_through_a_hidden_layer():
+    data, contexts = data_of(), np.array([[5, 6, 7], [7, 6, 5]])
+    model = demo.Model.new(demo.layers(40)["binary"], "ngram", data, 4, KEY)
+    x = model.vectors.numpy()[contexts].reshape(2, 12)
+    expected = np.tanh(x @ model.hidden.weight.numpy().T + model.hidden.bias.numpy())
+    assert np.allclose(cpu(model.read(mg.backend.asarray(contexts))), expected, atol=1e-6)
 
 
 def test_all_layers_begin_with_the_same_vectors():
@@ -522,10 +531,18 @@ def test_the_same_seed_is_the_same_run_and_another_is_another(tmp_path, corpus, 
 
 
 @pytest.mark.cpu
-def test_full_has_three_seeds_and_says_beforehand_how_long_they_take(tmp_path, corpus, capsys):
+def test_full_has_three_seeds_and_says_beforehand_how_long_they_take(tmp_path, corpus, monkeypatch, capsys):
+    begun, school = [], demo.school
+
+    def watched(models, data, updates, key, *rest):
+        begun.append((models["binary"].vectors.numpy().tolist(), next(data.batches(key))[1].tolist()))
+        return school(models, data, updates, key, *rest)
+
+    monkeypatch.setattr(demo, "school", watched)
     flags = ["--full", "--min-count", 1, "--dim", 4, "--words", 128, "--task", "ngram"]
     demo.main(list(map(str, ["--out", tmp_path / "out", "--corpus", corpus, *flags])))
     found = read_json(tmp_path / "out")["tasks"]["ngram"]
+    assert all(one != other for i in (0, 1) for one, other in combinations([each[i] for each in begun], 2))
     assert found["seeds"] == 3 and all(len(one["words_right_of_each_seed"]) == 3 for one in found["layers"])
     assert re.search(r"ngram: 5 layers, 128 words each, 3 times: about [\d.]+ (s|min)\n", capsys.readouterr().out)
 
