@@ -22,9 +22,9 @@ from a text, each with seven output layers in the place of one another, of losse
     skipgram    the slide's, and word2vec's: from a word's vector, each word that stands at most two places from it
     ngram       from the vectors of three words, through a hidden layer, the word that comes next, or the sentence's end
 
-One word says little of its neighbours: who always says the most frequent word is right nearly as often as the softmax,
-and what skip-gram's vectors are good for is not in that number. The layers differ in the second model, which has more
-to go by. All learn the same words in the same order, in turns of a few updates, by Adagrad with a rate that falls to
+One word says little of its neighbours: who always says the most frequent word is right 7 times of a hundred, and the
+softmax 9; what skip-gram's vectors are good for is not in that number. The layers differ in the second model, which has
+more to go by. All learn the same words in the same order, in turns of a few updates, by Adagrad with a rate that falls to
 zero. So the words/s (of the whole model, not of the output layer alone; medians; on a CPU of one thread) were measured
 side by side. The first table of each model has, of words in sentences that were held out,
 
@@ -36,11 +36,12 @@ side by side. The first table of each model has, of words in sentences that were
                     one's is P(other) P(its bits): where "other" is likely, but no rare word is, a frequent one is best
 
 and the second says which of two is better: the difference, and its standard error over words (of --full, over words and
-seeds). Where it is less than two of these, holds is "–". The third is of codes without a softmax:
+seeds; words of one text are taken for independent, which they are not quite, and the pairs of skip-gram less so). Where
+it is less than two of these, holds is "–". The third is of codes without a softmax:
 
     equally sure    words right if only the signs of the bits are looked at, and not how sure they are
-    strewn          words right if each bit were wrong as often as it is, but independently of all others. So it isn't:
-                    what a model knows it knows with all bits, and where it does not no code helps
+    strewn          words right if each bit were wrong as often as it is, but independently of all others. It isn't so:
+                    what a model knows, it knows with all bits
     wrong bits      how many of the words that are right have some, and the most that one had
 
 What is it that errors do? That needs no learning: the last part takes true codes of words, turns k of the bits round,
@@ -510,7 +511,7 @@ def print_compared(comparisons: list[dict], words_right: dict[str, float], share
             f"{one['one']} < {one['other']}",
             one["other_is_better"],
             f"{percent(words_right[one['one']])}, {percent(words_right[one['other']])}",
-            f"{100 * one['difference']:+.1f} ± {100 * one['standard_error']:.1f}".replace("-", "−"),
+            f"{100 * one['difference']:+.2f} ± {100 * one['standard_error']:.2f}".replace("-", "−"),
         ]
         for one in comparisons
     ]
