@@ -24,9 +24,9 @@ from a text, each with seven output layers in the place of one another, of losse
 
 One word says little of its neighbours: who always says the most frequent word is right 7 times of a hundred, and the
 softmax 9; what skip-gram's vectors are good for is not in that number. The layers differ in the second model, which has
-more to go by. All learn the same words in the same order, in turns of a few updates, by Adagrad with a rate that falls to
-zero. So the words/s (of the whole model, not of the output layer alone; medians; on a CPU of one thread) were measured
-side by side. The first table of each model has, of words in sentences that were held out,
+more to go by. All learn the same words in the same order, in turns of a few updates, by Adagrad with a rate that falls
+to zero. So the words/s (of the whole model, not of the output layer alone; medians; on a CPU of one thread) were
+measured side by side. The first table of each model has, of words in sentences that were held out,
 
     bits            how many of their bits have the right sign (a hybrid's, of words that are not among its N)
     words           how often the best word is the one that stands there
