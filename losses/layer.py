@@ -123,7 +123,12 @@ def of_scores(function: Callable) -> Callable:
 
 def best(scores: type_of_array, k: int) -> type_of_array:
     """The k highest scores of each row, (B, V), best first, and among equals the first: their places, (B, k)."""
-    xp, down = xp_of(scores), -scores
+    xp = xp_of(scores)
+    if on_cpu(scores) and k == 1:
+        ids = scores.argmax(axis=1)[:, None]  # the first of equals, but of NaN, too
+        if not xp.isnan(xp.take_along_axis(scores, ids, axis=1)).any():
+            return ids
+    down = -scores
     if on_cpu(scores) and k < scores.shape[1]:  # on a GPU there is no gain: CuPy's argpartition sorts all of a row
         ids = xp.sort(xp.argpartition(down, k - 1, axis=1)[:, :k], axis=1)
         found = xp.take_along_axis(down, ids, axis=1)  # (B, k)
