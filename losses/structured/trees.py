@@ -98,9 +98,8 @@ def expected_length(counts: Any, tree: Any) -> float:
 
 
 def _several(operation: str, counts: Any) -> type_of_array:
-    """Counts of two words or more, in main memory; if their sum might overflow, in another unit."""
+    """Counts of two words or more, in main memory."""
     counts = to_cpu(checked_counts(operation, counts))
-    counts = counts * 2.0**-64 if counts.max() > 1e290 else counts
     if len(counts) < 2:
         raise ValueError(f"{operation}: a tree must have at least 2 words, got {len(counts)}")
     return counts
