@@ -6,8 +6,9 @@ that of all of them together. (Morin and Bengio, "Hierarchical Probabilistic Neu
 2005; with Huffman's tree, as in word2vec: Mikolov, Sutskever, Chen, Corrado, Dean, NIPS 2013, §2.1.)
 
     h   the context: d numbers                               y_n(w)  the turn at node n on the way to word w: +1 to the
-    n   a node, s_n = W_n · h + b_n its score                        first child, −1 to the second
-    t   the target, the right word; B examples               ℓ(w)    how many nodes lie on the way: 1 to V − 1
+    n   a node, s_n = W_n · h + b_n its score:                       first child, −1 to the second
+        W (V − 1, d), b (V − 1,)                             ℓ(w)    how many nodes lie on the way: 1 to V − 1
+    t   the target, the right word; B examples               E ℓ     their mean over words, as often as these occur
 
 The loss.
     (1)  At node n go to the first child with probability σ(s_n), to the second with 1 − σ(s_n) = σ(−s_n). So
@@ -17,38 +18,42 @@ The loss.
     (2)  These add up to one over the words, in any tree and for any scores, with no Z to compute. For all that arrives
          at a node goes on, σ(s) + σ(−s) being 1. So if the words below each child have together what arrives there, the
          words below the node have what arrives at it. Of a word this is true; hence of the root, where 1 arrives.
-    (3)  L = −log P(t | h) = Σ_n softplus(−y_n s_n), as −log σ(x) = softplus(−x) = log(1 + e^−x).
+    (3)  L = −log P(t | h) = Σ_{n on the way to t} softplus(−y_n s_n), y_n = y_n(t), as −log σ(x) = softplus(−x) =
+         log(1 + e^−x).
 
 Its gradient.
     (4)  ∂L/∂s_n = −y_n σ(−y_n s_n), which is σ(s_n) − 1[y_n = +1], on the way to t; at all other nodes it is 0. So ℓ(t)
          rows of W have a gradient.
 
 What it learns.
-    (5)  Of the words below node n let the part F of probability lie below its first child, the part S below its second.
-         On average over t ~ P the gradient at n is F (σ(s_n) − 1) + S σ(s_n), which is zero where  s*_n = log (F / S):
-         each node learns, as a logistic regression of its own, which half the next word is in. If scores are free, P is
-         learned exactly. With d dimensions the tree matters, as one row of W must tell all words below the first child
-         from all below the second. If along a line of contexts the next word is first a, then b, then c, a node with b
-         on one side and a, c on the other asks for what no linear score can say: like words belong together.
-         Morin and Bengio took a tree of meanings (WordNet), Mnih and Hinton ("A Scalable Hierarchical Distributed
-         Language Model", NIPS 2008) learned one. Huffman's knows only how frequent words are: it is fast, not clever.
+    (5)  Let t ~ p(· | h), and F be the probability of all words below n's first child, S of those below its second. The
+         mean gradient at n is F (σ(s_n) − 1) + S σ(s_n), which is zero where  s*_n = log (F / S)  (±∞ if one is 0):
+         each node learns, as a logistic regression of its own, which side the next word is on. If scores are free, P
+         becomes p. (In word2vec and gensim, which have no b and begin with W = 0, a node with |s_n| ≥ 6 learns nothing,
+         right or wrong.) With d dimensions the tree matters: one row of W must tell all words on one side from those on
+         the other. If along a line of contexts the next word is first a, then b, then c, a node with b on one side and
+         a, c on the other asks for what no linear score can say: like words belong together. Morin and Bengio took a
+         tree of meanings (WordNet), Mnih and Hinton ("A Scalable Hierarchical Distributed Language Model", NIPS 2008)
+         learned one. Huffman's knows only how frequent words are: it is fast, not clever.
 
 Cost. The slide's quiz.
-    (6)  d multiply-adds for each node on the way, three times that with the gradient: d E ℓ a token on average. In a
-         balanced tree ℓ(w) is log₂ V, up to the rounding: O(d log V). In Huffman's it is between the entropy H of the
-         words and H + 1, and no tree has less (`trees.py`). With all scores 0 the model is P(w) = 2^−ℓ(w), in Huffman's
-         tree less than one bit (of divergence) from the frequencies of words.
+    (6)  d multiply-adds for each node on the way: on average d E ℓ a token, and 3 d E ℓ with the gradient. In the
+         balanced tree ℓ(w) is log₂ V, up to the rounding: O(d log V). In Huffman's the mean, E ℓ, is at least the
+         entropy H of the words and less than H + 1, and no tree's is less. With all scores 0 the model is
+         P(w) = 2^−ℓ(w), in Huffman's tree less than one bit of divergence from the words' frequencies. (H + 1 and one
+         bit are reached only if some words never occur: `trees.py`, (4).)
          A GPU would rather compute one large product than many small ones: two children a node waste it, few and wide
          levels do better (Grave, Joulin, Cissé, Grangier, Jégou, ICML 2017, §4.1; see `adaptive.py`).
 
 At test.
     (7)  One word's probability costs ℓ(w) rows. Those of all words need all nodes, one matrix product of V d as in any
-         softmax, and then, from the root down, a word's or node's log P is its parent's plus log σ(±s): O(V) more.
+         softmax, and then, from the root down, a word's or node's log P is its parent's plus log σ(±s): O(V) more, in
+         as many steps, one after the other, as the tree is deep.
     (8)  The best words don't need all. A node's probability is at least that of any word below it. So always go on from
          the most probable of what has been come to, nodes and words: the first k words that are taken are the k best.
          A node is looked at only if its probability is at least that of the k-th best word, P_k; at one depth at most
-         1 / P_k nodes are so probable, which makes at most (1 + the greatest depth of a node) / P_k rows. Next to
-         nothing if the model is sure; all V − 1 if in a balanced tree it has all words equally probable.
+         1 / P_k nodes are so probable, which makes at most (1 + the greatest depth of a node) / P_k rows. Few if the
+         model is sure; all V − 1, in any tree, if words are equally probable: a node has 2 / V or more, P_k is 1 / V.
 """
 
 from typing import Any
@@ -63,7 +68,7 @@ from minigrad.rules import rows as rows_of
 from ..layer import READ_IN_PLACE, ScoreCost, of_scores
 from . import kernels
 from .layer import StructuredLayer
-from .trees import Paths, Tree, balanced, children_of, expected_length, huffman  # noqa: F401, are found here, too
+from .trees import Paths, Tree, balanced, expected_length, huffman  # noqa: F401, are found here, too
 
 # ---- the naive way: a product of probabilities, left to the engine -------------------------------------------------
 
@@ -81,8 +86,13 @@ def hierarchical_softmax(node_scores: Any, *, turns: type_of_array) -> tuple[Any
 
     Of arrays, or of tensors if it is to be differentiated again. turns: +1 where the way goes to the first child, −1 to
     the second, and 0 where there is no node, paths being of different lengths: whatever the score there, it counts
-    nothing and has no gradient.
+    nothing and has no gradient. Codes of 0 and 1 are no turns: 1 − 2 · code are.
     """
+    if turns.shape != node_scores.shape:
+        raise ValueError(
+            "losses.hierarchical_softmax: turns must have the shape of node_scores, (B, L) = "
+            f"{list(node_scores.shape)}, got {list(turns.shape)}"
+        )
     there, y = turns != 0, turns.astype(node_scores.dtype)
     margins = y * mg.where(there, node_scores, 0.0)
     loss = mg.where(there, mg.softplus(-margins), 0.0).sum(axis=1)  # (3)
@@ -143,8 +153,8 @@ sums_up = mg.primitive(
 class HierarchicalSoftmax(StructuredLayer):
     """Hierarchical softmax over `vocab_size` words for contexts of `dim` numbers: weight (V − 1, d), bias (V − 1,).
 
-    tree: "huffman" or "balanced", of the counts; or one of your own, as nested pairs of ids or as an array of children,
-    in the two forms that `trees.py` describes. The tree is kept as `tree`. counts, key, bias: see `OutputLayer`.
+    tree: "huffman" or "balanced", of the counts (without counts, of Zipf's law, by id); or one of your own, in the two
+    forms that `trees.py` describes, or another layer's. It is kept as `tree`. counts, key, bias: see `OutputLayer`.
     """
 
     def __init__(
@@ -165,8 +175,7 @@ class HierarchicalSoftmax(StructuredLayer):
                     f"children, got {tree!r}"
                 )
             tree = huffman(self.counts) if tree == "huffman" else balanced(self.counts)
-        name = "losses.HierarchicalSoftmax: tree"
-        self.tree = Tree(children_of(name, tree, self.vocab_size), name)
+        self.tree = Tree(tree, self.vocab_size, "losses.HierarchicalSoftmax: tree")
         self.weight, self.bias = self._table(0, self.vocab_size - 1)
 
     def _losses(self, hidden, targets):
@@ -190,16 +199,18 @@ class HierarchicalSoftmax(StructuredLayer):
             return -self._losses(*self._for_loss(hidden, targets))
 
     def topk(self, hidden, k):
-        """The k most probable words of each context, best first: ids (B, k), log P (B, k). By (8), on a GPU by (7)."""
-        if not worth_a_kernel(self.weight.data, self.weight.data):
+        """The k most probable words of each context, best first: ids (B, k), log P (B, k). By (8); by (7) on a GPU, and
+        of a table so small that no kernel is worth loading."""
+        small = not worth_a_kernel(self.weight.data, self.weight.data)
+        if small or whole("losses.HierarchicalSoftmax.topk: k", k) > self.vocab_size:
             return super().topk(hidden, k)
         return self.search(hidden, k)[:2]
 
     def search(self, hidden: mg.Tensor, k: int) -> tuple[type_of_array, type_of_array, type_of_array]:
         """`topk` by (8), and how many nodes were looked at for each context: (B, k), (B, k), (B,). In main memory."""
         hidden, weight = self._checked(hidden).data, self.weight.data
-        if whole("losses.HierarchicalSoftmax.topk: k", k) > self.vocab_size:
-            raise ValueError(f"losses.HierarchicalSoftmax.topk: k must lie in 1 to {self.vocab_size}, got {k}")
+        if whole("losses.HierarchicalSoftmax.search: k", k) > self.vocab_size:
+            raise ValueError(f"losses.HierarchicalSoftmax.search: k must lie in 1 to {self.vocab_size}, got {k}")
         if not on_cpu(hidden) or not on_cpu(weight):
             raise DeviceError("losses.HierarchicalSoftmax.search: it goes step by step, on a CPU; on a GPU use topk")
         xp = xp_of(hidden)
@@ -216,10 +227,13 @@ class HierarchicalSoftmax(StructuredLayer):
         return ScoreCost(self.tree.expected_length(self.counts), self.vocab_size - 1)
 
 
-# In PyTorch. Paths are filled up to one length, and the trap is in what they are filled with. Without `there`, each
-# place that is filled adds softplus(0) = log 2 to the loss, and no gradient: it trains, and its perplexity is wrong, by
-# a factor that depends on the other words in the batch. And with codes of 0 and 1 instead of turns,
-# binary_cross_entropy_with_logits(scores, codes) has σ(s) for the 1, where word2vec has it for the 0.
+# In PyTorch, which has no such layer; here without b. `layer.tree.paths(targets)` gives turns (B, L), and the nodes
+# without filling: put into zeros of B · L at `places`, and reshaped, they are those here.
+# The trap is in the filling. Without `there`, each such place adds softplus(0) = log 2 to the loss, and no gradient: it
+# trains, and its perplexity is wrong, by a factor that depends on the other words in the batch. And a row that only
+# fills has a gradient of 0, with which SGD leaves it alone, but SparseAdam moves it: give filling a row of its own,
+# Embedding(V, d), nodes = V − 1. With codes of 0 and 1 instead of turns, binary_cross_entropy_with_logits(scores,
+# codes) has σ(s) for the 1, where word2vec has it for the 0.
 IN_PYTORCH = """
 import torch
 import torch.nn.functional as F
@@ -229,6 +243,7 @@ optimizer = torch.optim.SGD(out.parameters(), lr=0.1)
 
 there = turns != 0                                        # (B, L): where there is a node
 scores = torch.einsum("bld,bd->bl", out(nodes), hidden)   # nodes (B, L): any number in [0, V − 1) where there is none
-loss = (F.softplus(-turns * scores) * there).sum(dim=1)
+margins = torch.where(there, turns * scores, torch.inf)   # a decision that is sure: softplus(−∞) = 0
+loss = F.softplus(-margins).sum(dim=1)
 loss.mean().backward()
 """

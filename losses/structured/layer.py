@@ -1,9 +1,10 @@
-"""Structure: what classes, trees, codes and embeddings have in common. A word is not a row of W, but several decisions.
+"""Structure: what classes, trees and codes have in common. A word is not a row of W, but several decisions.
 
 A softmax looks at a row of W for each of V words. Here P(w | h) is a product of a few decisions, each with some rows of
 its own: which class, and which word of it; left or right, at each node on a path; this bit, and the next. So a loss
 needs the rows of the decisions that lead to the target and no others, and probabilities need not be divided by a sum
-over V words: if every decision's add up to one, theirs do.
+over V words: if every decision's add up to one and every outcome is a word, theirs do. (A code has numbers that are no
+word's: `binary_code.py` (6).) Embedding prediction has no decisions at all, and shares only this class.
 
 What a chapter says is `_losses` for training and `log_prob` for all words; what it can do faster than by looking at
 all words, `log_prob_of` and `topk`, it overrides. A word's score is its log-probability.
@@ -21,7 +22,7 @@ def by_frequency(counts: type_of_array) -> type_of_array:
 
 
 class StructuredLayer(OutputLayer):
-    """An output layer that finds a word by several decisions. counts, key, bias: see `OutputLayer`.
+    """What the layers of structure share. counts, key, bias: see `OutputLayer`.
 
     A chapter makes its tables when it knows its structure: `self.weight, self.bias = self._table(0, num_rows)`, and
     names them in `tables`.
@@ -53,7 +54,7 @@ class StructuredLayer(OutputLayer):
         return self.log_prob(hidden)
 
     def log_z(self, hidden):
-        """0 for each context, (B,): the decisions' probabilities add up to one, and so the words' do."""
+        """0 for each context, (B,): the words' probabilities add up to one. (Those of codes do not.)"""
         hidden = self._checked(hidden)
         return mg.tensor(xp_of(hidden.data).zeros(len(hidden), hidden.dtype))
 
@@ -62,3 +63,7 @@ class StructuredLayer(OutputLayer):
     def _losses(self, hidden: mg.Tensor, targets: type_of_array) -> mg.Tensor:
         """The loss of each example, (B,)."""
         raise TypeError(f"losses.{type(self).__name__} has no loss")
+
+    def log_prob(self, hidden):
+        """log P(w | h) of every word, (B, V), normalised."""
+        raise TypeError(f"losses.{type(self).__name__} has no log_prob")

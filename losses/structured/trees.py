@@ -12,22 +12,26 @@ How long paths must be.
     (3)  The mean length is  E ℓ = Σ_w p(w) ℓ(w) = −Σ_w p(w) log₂ q(w) = H + KL(p ‖ q) ≥ H.  They are equal if and only
          if p = q, so that every p(w) is a power of ½.
     (4)  Less than one decision more is enough: lengths ⌈−log₂ p(w)⌉ have Σ 2^−ℓ ≤ 1, and then there is a tree in which
-         no path is longer. (At each depth, the shallowest first, take any free places, and leave no node with one
-         child.) So for the best tree  H ≤ E ℓ < H + 1.  The 1 can be come near to: of two words one occurs nearly
-         always, H is nearly 0 and E ℓ is 1. (If some p(w) are 0, E ℓ may be H + 1.)
+         no path is longer. (Take any free place at each depth ℓ, the shallowest first. There is one: what is taken so
+         far is less than 1 and a multiple of 2^−ℓ. And leave no node with one child.) So for the best tree
+         H ≤ E ℓ < H + 1.  The 1 can be come near to: of two words one occurs nearly always, H is nearly 0 and E ℓ is 1.
+         (If some p(w) are 0, E ℓ may be H + 1.)
 
 The best tree (Huffman, Proceedings of the IRE 1952).
-    (5)  To swap a word with a rarer one that lies deeper doesn't make E ℓ smaller. So in some best tree the two rarest
-         words are the children of one of the deepest nodes. Seen as one word with the sum of their p, they leave a tree
-         of V − 1 words, and E ℓ is that tree's plus this sum: which must be the best again. Hence: join the two rarest,
-         V − 1 times.  E ℓ is the sum of the p of all nodes, a node's being that of the words below it.
+    (5)  To swap a word with a more frequent one that lies deeper doesn't make E ℓ greater. Both children of a deepest
+         node are words; swap the two rarest into their places. So in some best tree the two rarest have one parent.
+         Seen as one word with the sum of their p, they leave a tree of V − 1 words, and E ℓ is that tree's plus this
+         sum: which must be the best again. Hence: join the two rarest, V − 1 times.  E ℓ is the sum of the p of all
+         nodes, a node's being that of the words below it.
     (6)  The nodes come out in rising order, since what is joined gets ever heavier. So the two lightest are always
          at the heads of two queues, of the words in rising order and of the nodes: O(V) after sorting (van Leeuwen,
-         ICALP 1976). Among equals words come first, which keeps the deepest path short.
+         ICALP 1976). Among equals words come first, which keeps the deepest path short. (In word2vec and fastText nodes
+         do: 1, 1, 2, 2 have lengths 3, 3, 2, 1 there, and all 2 here. E ℓ is the same.)
 
 The balanced tree.
     (7)  Node n has the children 2n + 1 and 2n + 2, as in a heap: the first V − 1 numbers are nodes, the V others words,
-         at depth ⌊log₂ V⌋, and the later ones one deeper. The frequent words are given the first of these places.
+         at depth ⌊log₂ V⌋ and, unless V is a power of 2, the later ones one deeper. The frequent words are given the
+         first of these places.
 
 With Zipf's law over 10,000 words H is 9.53; Huffman's tree has E ℓ = 9.56, the balanced one 13.05.
 
@@ -90,7 +94,7 @@ def expected_length(counts: Any, tree: Any) -> float:
     """E ℓ = Σ_w p(w) ℓ(w): decisions a word, if words occur `counts` times, (V,)."""
     counts = _several("losses.expected_length", counts)
     name = "losses.expected_length: tree"
-    return Tree(children_of(name, tree, len(counts)), name).expected_length(backend.asarray(counts))
+    return Tree(tree, len(counts), name).expected_length(backend.asarray(counts))
 
 
 def _several(operation: str, counts: Any) -> type_of_array:
@@ -105,15 +109,16 @@ def _several(operation: str, counts: Any) -> type_of_array:
 
 
 def children_of(name: str, tree: Any, vocab_size: int) -> type_of_array:
-    """A tree in either form as children (V − 1, 2), int64 in main memory.
+    """A tree in either form, or a `Tree`, as children (V − 1, 2), int64 in main memory.
 
     ValueError, beginning with `name`, if a word is missing or there twice, if a node has one child or two parents, or
     is its own ancestor, if a number is neither a word nor a node.
     """
+    tree = tree.children if isinstance(tree, Tree) else tree
     if isinstance(tree, tuple | list):
         children = _from_pairs(name, tree, vocab_size)
     else:
-        children = _from_array(name, to_cpu(tree) if on_gpu(tree) else backend.np.asarray(tree), vocab_size)
+        children = _from_array(name, to_cpu(tree) if on_gpu(tree) else tree, vocab_size)
     times = xp_of(children).bincount(children.reshape(-1), minlength=2 * vocab_size - 1)
     twice, missing = (times > 1).nonzero()[0], (times[:vocab_size] == 0).nonzero()[0]
     if twice.size:
@@ -124,11 +129,13 @@ def children_of(name: str, tree: Any, vocab_size: int) -> type_of_array:
     return children  # so V − 2 of the nodes are children: all but one, the root
 
 
-def _from_array(name: str, children: type_of_array, vocab_size: int) -> type_of_array:
-    if children.dtype.kind not in "iu" or children.shape != (vocab_size - 1, 2):
+def _from_array(name: str, children: Any, vocab_size: int) -> type_of_array:
+    is_array = isinstance(children, backend.np.ndarray)
+    if not is_array or children.dtype.kind not in "iu" or children.shape != (vocab_size - 1, 2):
         raise ValueError(
             f"{name} must be nested pairs of ids, or an integer array of children ({vocab_size - 1}, 2) for "
-            f"{vocab_size} words; got {children.dtype}{list(children.shape)}"
+            f"{vocab_size} words; got "
+            + (f"{children.dtype}{list(children.shape)}" if is_array else f"{type(children).__name__} {children!r:.60}")
         )
     wrong = children[(children < 0) | (children > 2 * vocab_size - 2)]
     if wrong.size:
@@ -137,6 +144,9 @@ def _from_array(name: str, children: type_of_array, vocab_size: int) -> type_of_
             f"{2 * vocab_size - 2}; got {wrong[0]}"
         )
     return children.astype("int64")
+
+
+NO_LIST = " (an array of children must be an array, not a list)"
 
 
 def _from_pairs(name: str, pairs: Any, vocab_size: int) -> type_of_array:
@@ -150,7 +160,7 @@ def _from_pairs(name: str, pairs: Any, vocab_size: int) -> type_of_array:
         if isinstance(part, tuple | list):
             node = len(children) // 2
             if len(part) != 2:
-                raise ValueError(f"{name}: a node must have two children, got one with {len(part)}")
+                raise ValueError(f"{name}: a node must have two children, got one with {len(part)}{NO_LIST}")
             if node > vocab_size - 2:
                 raise ValueError(
                     f"{name}: {vocab_size} words have {vocab_size - 1} nodes, here are more: a word is there twice, or "
@@ -162,7 +172,7 @@ def _from_pairs(name: str, pairs: Any, vocab_size: int) -> type_of_array:
         else:
             item = whole(f"{name}: a word", part, 0)
             if item >= vocab_size:
-                raise ValueError(f"{name}: a word must be one of 0 to {vocab_size - 1}, got {item}")
+                raise ValueError(f"{name}: a word must be one of 0 to {vocab_size - 1}, got {item}{NO_LIST}")
         if item != vocab_size:  # the root is nobody's child
             children[place] = item
     return backend.np.asarray(children, "int64").reshape(-1, 2)
@@ -172,7 +182,10 @@ def _from_pairs(name: str, pairs: Any, vocab_size: int) -> type_of_array:
 
 
 class Paths(NamedTuple):
-    """The paths of B words, from each up to the root; L is the longest, n all their lengths together."""
+    """The paths of B words, from each up to the root; L is the longest, n all their lengths together.
+
+    (Those of gensim, `point` and `code`, and the slide's 01110 go the other way, from the root down.)
+    """
 
     nodes: type_of_array  # (n,) those of the first word, then those of the second, …
     places: type_of_array  # (n,) where in a (B, L) array, read as one row, each of them stands
@@ -183,12 +196,15 @@ class Tree:
     """A tree of V words, `children` (V − 1, 2), and how to go up and down in it. Its arrays are on the current device.
 
     It holds O(V) numbers, whatever its depth. (All paths written down would be Σ ℓ: V²/2 for a tree that is a chain.)
-    name: how errors begin.
+    vocab_size: V, which an array of children says itself. name: how errors begin.
     """
 
-    def __init__(self, children: type_of_array, name: str = "losses.Tree"):
-        self.num_words, xp = len(children) + 1, xp_of(children)
-        n = self.num_words
+    def __init__(self, tree: Any, vocab_size: int | None = None, name: str = "losses.Tree"):
+        if vocab_size is None and not getattr(tree, "ndim", 0):
+            raise TypeError(f"{name}: give vocab_size=, or an array of children (V − 1, 2); got {type(tree).__name__}")
+        self.num_words = n = whole(f"{name}: vocab_size", len(tree) + 1 if vocab_size is None else vocab_size, 2)
+        children = children_of(name, tree, n)
+        xp = xp_of(children)
         up = xp.full(2 * n - 1, -1)  # of each word, then of each node: 2 · parent + 0 or 1, as first or second child
         up[children.reshape(-1)] = xp.arange(2 * n - 2)
         self.root = int(up[n:].argmin())
@@ -213,7 +229,8 @@ class Tree:
 
     def expected_length(self, counts: type_of_array) -> float:
         """E ℓ of (3), if words occur `counts` times, (V,) float64."""
-        return float(read((counts * self.depth[: self.num_words]).sum() / counts.sum()))
+        weights = counts / counts.max()  # so that no sum overflows
+        return float(read((weights * self.depth[: self.num_words]).sum() / weights.sum()))
 
     def paths(self, words: type_of_array, fast: bool = False) -> Paths:
         """The paths of `words` (B,). fast: by the kernel, in main memory. A GPU is waited for twice, for L and n."""

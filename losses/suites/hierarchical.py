@@ -40,10 +40,14 @@ def far_paths():
 
 
 def paths_with_rubbish():
-    """The same, and a number to fill with what is no node's."""
+    """The same, with a column more of filling, and in all of it a number that is no node's."""
     from hypothesis import strategies as st
 
-    return st.builds(lambda pair, rubbish: (*pair, rubbish), paths(), st.sampled_from([5.0, math.inf, math.nan]))
+    def filled(pair, rubbish):
+        scores, turns = (np.concatenate([a, 0 * a[:, :1]], axis=1) for a in pair)
+        return np.where(turns == 0, rubbish, scores), turns
+
+    return st.builds(filled, paths(), st.sampled_from([5.0, math.inf, math.nan]))
 
 
 def trees():
@@ -106,18 +110,15 @@ def loss_is_the_sum_of_minus_log_sigma(f, node_scores, turns):
     close(f(node_scores, turns=turns)[0], expected, "the loss")
 
 
-def filling_counts_nothing(f, node_scores, turns, rubbish):
-    """Whatever stands where no node is; and a column more of it."""
-    wider = np.concatenate([turns, 0 * turns[:, :1]], axis=1)
-    plain = np.concatenate([node_scores, 0 * node_scores[:, :1]], axis=1)
+def filling_counts_nothing(f, node_scores, turns):
     with np.errstate(all="ignore"):
-        loss, g = f(np.where(wider == 0, rubbish, plain), turns=wider)
+        loss, g = f(node_scores, turns=turns)
     expected = [
         sum(minus_log_sigma(y * s) for s, y in zip(row, ys, strict=True) if y)
         for row, ys in zip(node_scores.tolist(), turns.tolist(), strict=True)
     ]
-    close(loss, expected, f"the loss with {rubbish} as filling")
-    close(np.where(wider == 0, np.asarray(g), 0.0), np.zeros(wider.shape), f"G of the filling, which is {rubbish},")
+    close(loss, expected, "the loss")
+    close(np.where(turns == 0, np.asarray(g), 0.0), np.zeros(turns.shape), "G of the filling")
 
 
 def loss_is_right_far_from_zero(f, node_scores, turns):
@@ -210,8 +211,8 @@ CHAPTER = Chapter(
         Lesson(
             "float32 stays float32",
             "(3)",
-            """A float64 number or an array of int64 among the operands turns all that follows into float64: twice the
-            memory, half the speed. Cast the turns to the type of the scores.""",
+            """A float64 number or an array of int64 (int8 would not) among the operands turns all that follows into
+            float64: twice the memory, half the speed. Cast the turns to the type of the scores.""",
             lambda: paths(dtype="float32"),
             float32_stays_float32,
         ),

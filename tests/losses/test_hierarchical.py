@@ -23,6 +23,7 @@ from losses.structured.hierarchical import (
     sums_down,
     sums_up,
 )
+from losses.structured.layer import StructuredLayer
 from losses.structured.trees import Tree, balanced, expected_length, huffman
 from losses.suites.hierarchical import CHAPTER, paths, trees, written_out
 
@@ -59,6 +60,18 @@ def chain(vocab_size):
     for word in reversed(range(vocab_size - 1)):
         tree = (word, tree)
     return tree
+
+
+def nested(tree):
+    """An array of children as nested pairs."""
+    v = len(tree) + 1
+    parts = dict(enumerate(range(v)))
+    for _ in range(v):  # a node as soon as both its parts are there
+        for node, (first, second) in enumerate(tree.tolist()):
+            if first in parts and second in parts:
+                parts[v + node] = parts[first], parts[second]
+    (root,) = set(range(v, 2 * v - 1)) - set(tree.ravel().tolist())
+    return parts[root]
 
 
 def layer_of(tree, vocab_size, dim=2, seed=1, scale=1.0, **options):
@@ -116,6 +129,57 @@ def test_step_1_the_label_of_word2vec_is_one_less_the_code(example):
     assert np.allclose(binary_cross_entropy(-scores, code), loss, rtol=1e-9)
 
 
+@pytest.fixture
+def word2vec():
+    """A model of gensim's, skip-gram with a hierarchical softmax, of words "0" to "6"."""
+    model = pytest.importorskip("gensim.models").Word2Vec(
+        vector_size=4, min_count=1, hs=1, negative=0, sg=1, window=1, sample=0, workers=1
+    )
+    model.build_vocab_from_freq({str(w): n for w, n in enumerate([9, 7, 4, 4, 2, 1, 1])})
+    return model
+
+
+def tree_of(model):
+    """gensim's tree as children, words by their places in its vocabulary: `point` and `code` from the root down."""
+    v, children = len(model.wv), np.zeros((len(model.wv) - 1, 2), int)
+    for w in range(v):
+        point, code = (model.wv.get_vecattr(w, name).astype(int) for name in ("point", "code"))
+        children[point, code] = [*(v + point[1:]), w]
+    return children
+
+
+@pytest.mark.oracle
+@pytest.mark.cpu
+def test_step_1_a_0_of_gensim_s_codes_is_our_first_child(word2vec):
+    """Its score of a sentence of two words is log P of each given the other. It looks up σ in a table, which is off by
+    up to 0.06 in s: it has a place for each 0.012, and takes 83 places a unit where it has 83⅓."""
+    v, tree = 7, tree_of(word2vec)
+    word2vec.syn1[:], word2vec.wv.vectors[:] = (mg.Key(i).normal((v, 4)) for i in (0, 1))
+    assert abs(word2vec.syn1 @ word2vec.wv.vectors.T).max() < 6, "none is skipped"
+    layer = HierarchicalSoftmax(v, 4, tree=tree, bias=False, key=mg.Key(0))
+    layer.weight = mg.param(word2vec.syn1[:-1])  # its last row is no node's
+    log_p = layer.log_prob(word2vec.wv.vectors).numpy()
+    layer.weight = mg.param(-word2vec.syn1[:-1])
+    other_way_round = layer.log_prob(word2vec.wv.vectors).numpy()
+    depth, far = mg.to_cpu(layer.tree.depth), 0
+    for a, b in itertools.combinations(range(v), 2):
+        found = word2vec.score([[word2vec.wv.index_to_key[w] for w in (a, b)]], total_sentences=1)[0]
+        error = 0.06 * (depth[a] + depth[b])
+        assert abs(found - log_p[a, b] - log_p[b, a]) < error
+        far += abs(found - other_way_round[a, b] - other_way_round[b, a]) > error
+    assert far > 15, "of 21: the other way round it would be another model"
+
+
+@pytest.mark.oracle
+@pytest.mark.cpu
+@pytest.mark.parametrize("s", [5.0, -5.0, 7.0, -7.0])
+def test_step_5_gensim_begins_with_w_0_and_a_node_of_score_6_or_more_learns_nothing_right_or_wrong(word2vec, s):
+    assert not word2vec.syn1.any()
+    word2vec.syn1[:], word2vec.wv.vectors[:] = 1.0, s / 4
+    word2vec.train([["0", "5"]], total_examples=1, epochs=1)
+    assert (word2vec.syn1 == 1).all() == (abs(s) >= 6), "of words 0 and 5, with ways to both sides"
+
+
 @given(some_trees)
 def test_step_2_in_any_tree_the_probabilities_add_up_to_one(example):
     v, tree = example
@@ -158,6 +222,11 @@ def test_step_3_the_loss_at_minus_1000_is_1000_and_the_naive_one_infinite(dtype)
     assert hierarchical_softmax(scores, turns=turns)[0].tolist() == [2000.0]
     with np.errstate(divide="ignore"):
         assert hierarchical_softmax_naive(mg.tensor(scores), turns=turns).data.tolist() == [math.inf]
+
+
+def test_step_3_turns_of_another_shape_are_refused_and_not_broadcast():
+    with pytest.raises(ValueError, match=r"hierarchical_softmax: turns must have .* \(B, L\) = \[2, 3\], got \[3\]"):
+        hierarchical_softmax(np.zeros((2, 3)), turns=np.ones(3, "int8"))
 
 
 @given(paths(limit=4.0))
@@ -341,6 +410,20 @@ def test_step_6_with_all_scores_zero_a_word_of_length_l_has_the_probability_one_
     assert np.allclose(np.exp(layer.log_prob(contexts(2)).numpy()), 0.5**lengths, rtol=1e-12)
 
 
+@given(st.lists(st.integers(0, 20), min_size=2, max_size=40).filter(any))
+def test_step_6_with_all_scores_zero_huffman_s_tree_is_less_than_a_bit_from_the_frequencies(counts):
+    p = np.array(counts)[np.array(counts) > 0] / sum(counts)
+    layer = layer_of("huffman", len(counts), counts=counts, scale=0.0)
+    log_p = layer.log_prob(contexts(1)).numpy()[0][np.array(counts) > 0]
+    bits = (p * (np.log(p) - log_p)).sum() / math.log(2)
+    assert -1e-9 < bits < 1 or (0 in counts and math.isclose(bits, 1))
+    assert math.isclose(layer.score_cost().train + (p * np.log2(p)).sum(), bits, rel_tol=1e-9, abs_tol=1e-9)
+
+
+def test_step_6_the_bit_is_reached_if_words_never_occur():
+    assert layer_of("huffman", 3, counts=[1, 0, 0], scale=0.0).log_prob_of(contexts(1), [0]).item() == -math.log(2)
+
+
 # ---- (7): the probabilities of all words ----------------------------------------------------------------------------
 
 
@@ -352,6 +435,15 @@ def test_step_7_all_words_at_once_have_the_probabilities_that_each_has_by_itself
     hidden = mg.param(np.tile(h.numpy(), (v, 1)))
     assert np.allclose(layer.log_prob_of(hidden, np.arange(v)).numpy(), together, rtol=1e-12)
     assert np.allclose(-layer.loss(hidden, np.arange(v), reduction="none").numpy(), together, rtol=1e-12)
+
+
+@given(trees())
+def test_step_7_they_are_right_far_from_zero(example):
+    tree, scores, _ = example
+    layer, h = layer_with_scores(tree, 1000 * np.sign(scores + 0.1))
+    nodes, turns = written_out(tree)
+    expected = -np.maximum(-turns * 1000.0 * np.sign(scores + 0.1)[nodes], 0).sum(axis=1)
+    assert np.allclose(layer.log_prob(h[None]).numpy()[0], expected, rtol=1e-12)
 
 
 def test_step_7_the_probabilities_of_all_words_can_be_differentiated_twice():
@@ -421,6 +513,22 @@ def test_step_8_at_each_depth_at_most_one_over_p_k_nodes_are_looked_at(example, 
 
 
 @pytest.mark.cpu
+@given(some_trees)
+def test_step_8_where_words_are_equally_probable_all_nodes_of_any_tree_are_looked_at(example):
+    v, children = example
+    tree = nested(children)
+    layer, h = layer_with_scores(tree, log_odds(tree, np.full(v, 1 / v)))
+    assert layer.search(h[None], 1)[2].tolist() == [v - 1]
+
+
+@pytest.mark.cpu
+def test_step_8_the_log_probability_of_a_word_that_is_nearly_certain_is_not_rounded_to_0():
+    layer = layer_of("balanced", 64)
+    layer.weight, layer.bias = mg.param(np.zeros((63, 2))), mg.param(np.full(63, 40.0))
+    assert math.isclose(layer.search(contexts(1), 1)[1].item(), -6 * math.exp(-40), rel_tol=1e-12)
+
+
+@pytest.mark.cpu
 def test_step_8_a_sure_model_looks_at_one_path_and_one_to_which_words_are_equal_at_all_nodes():
     layer = layer_of("balanced", 64, counts=np.ones(64))
     layer.weight = mg.param(np.zeros((63, 2)))
@@ -438,6 +546,9 @@ def test_the_best_words_of_many_are_found_by_the_search_and_on_any_device_they_a
     assert (ids == others[0]).all() and np.allclose(scores, others[1], rtol=1e-12)
     layer.log_prob = None  # it is not asked
     assert (layer.topk(hidden, 7)[0] == ids).all()
+    small = layer_of("huffman", 10)
+    small.search = None  # nor is the search, of a small table
+    assert (small.topk(contexts(5), 7)[0] == by_brute_force(small, contexts(5), 7)[0]).all()
 
 
 @pytest.mark.cpu
@@ -448,9 +559,13 @@ def test_the_search_goes_on_where_scores_are_not_numbers_or_infinite():
         assert sorted(layer.search(contexts(1), 20)[0][0].tolist()) == list(range(20))
 
 
-def test_more_words_than_there_are_cannot_be_found():
-    with pytest.raises(ValueError, match=r"HierarchicalSoftmax.topk: k must lie in 1 to 600, got 601"):
-        HierarchicalSoftmax(600, 8, key=mg.Key(0)).topk(np.ones((1, 8), "float32"), 601)
+@pytest.mark.parametrize("operation", ["topk", pytest.param("search", marks=pytest.mark.cpu)])
+def test_more_words_than_there_are_cannot_be_found(operation):
+    ask = getattr(HierarchicalSoftmax(600, 8, key=mg.Key(0)), operation)
+    with pytest.raises(ValueError, match=f"HierarchicalSoftmax.{operation}: k must lie in 1 to 600, got 601"):
+        ask(np.ones((1, 8), "float32"), 601)
+    with pytest.raises(TypeError, match=f"HierarchicalSoftmax.{operation}: k must be an integer, got float"):
+        ask(np.ones((1, 8), "float32"), 1.5)
 
 
 def test_the_search_is_for_main_memory(on_device):
@@ -513,6 +628,19 @@ def test_a_tree_that_is_none_is_refused(tree, message):
         HierarchicalSoftmax(3, 2, tree=tree, key=mg.Key(0))
 
 
+def test_the_tree_of_another_layer_is_a_tree():
+    layer = HierarchicalSoftmax(9, 2, key=mg.Key(0))
+    other = HierarchicalSoftmax(9, 2, tree=layer.tree, key=mg.Key(0))
+    assert (mg.to_cpu(other.tree.children) == mg.to_cpu(layer.tree.children)).all()
+
+
+@pytest.mark.parametrize("ask", ["log_prob", "scores"])
+def test_a_structured_layer_that_does_not_say_its_probabilities_has_none(ask):
+    layer = StructuredLayer(5, 2, key=mg.Key(0))
+    with pytest.raises(TypeError, match=r"losses.StructuredLayer has no log_prob"):
+        getattr(layer, ask)(np.ones((1, 2), "float32"))
+
+
 # ---- In PyTorch ---------------------------------------------------------------------------------------------------
 
 
@@ -532,7 +660,9 @@ def in_pytorch(layer, hidden, targets, lines=IN_PYTORCH):
     }
     imports, make, train = lines.strip().split("\n\n")
     exec(imports + "\n" + make, theirs)
-    theirs["out"].weight.data = torch.tensor(layer.weight.numpy())
+    weight = theirs["out"].weight.detach().double()
+    weight[: layer.vocab_size - 1] = torch.tensor(layer.weight.numpy())
+    theirs["out"].weight.data = weight
     exec(train, theirs)
     return theirs
 
@@ -556,11 +686,45 @@ def test_in_pytorch_those_very_lines_have_the_same_loss_and_gradients(example, b
 def test_in_pytorch_without_the_mask_the_loss_is_off_by_log_2_a_place_and_the_gradient_is_right():
     layer, hidden = layer_of(((0, 1), (2, (3, 4))), 5, bias=False), contexts(2)
     layer.loss(hidden, [0, 4]).backward()
-    assert " * there)" in IN_PYTORCH
-    theirs = in_pytorch(layer, hidden, [0, 4], IN_PYTORCH.replace(" * there)", ")"))
+    masked = "torch.where(there, turns * scores, torch.inf)"
+    assert masked in IN_PYTORCH
+    theirs = in_pytorch(layer, hidden, [0, 4], IN_PYTORCH.replace(masked, "turns * scores"))
     off = theirs["loss"].detach().numpy() + layer.log_prob_of(hidden, [0, 4]).numpy()
     assert np.allclose(off, [math.log(2), 0.0], rtol=1e-12), "word 0 has two nodes, word 4 three"
     assert np.allclose(written(layer.weight.grad), theirs["out"].weight.grad.to_dense().numpy(), rtol=1e-12)
+
+
+@pytest.mark.oracle
+@pytest.mark.cpu
+@pytest.mark.parametrize("lesson", CHAPTER.lessons, ids=name)
+def test_in_pytorch_those_very_lines_keep_what_the_chapter_says(lesson):
+    torch = pytest.importorskip("torch")
+    lines = [line for line in IN_PYTORCH.split("\n") if line.startswith(("import", "there", "margins", "loss ="))]
+
+    def theirs(scores, *, turns):
+        found = {"scores": torch.tensor(scores, requires_grad=True), "turns": torch.tensor(turns)}
+        exec("\n".join(lines), found)
+        found["loss"].sum().backward()
+        return found["loss"].detach().numpy(), found["scores"].grad.numpy()
+
+    assert len(lines) == 5 and smallest_failure(lesson, theirs) is None
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    "optimiser, rows, filling, moves", [("SGD", 4, 3, False), ("SparseAdam", 4, 3, True), ("SparseAdam", 5, 4, False)]
+)
+def test_in_pytorch_a_row_that_only_fills_is_moved_by_momentum_unless_it_is_no_node_s(optimiser, rows, filling, moves):
+    layer, hidden = layer_of(((0, 1), (2, (3, 4))), 5, bias=False), contexts(1)
+    lines = IN_PYTORCH.replace("optim.SGD", f"optim.{optimiser}").replace("Embedding(V - 1", f"Embedding({rows}")
+    theirs = in_pytorch(layer, hidden, [4], lines)  # on whose path are nodes 3, 2 and 0
+    theirs["optimizer"].step()
+    theirs["optimizer"].zero_grad()
+    before = theirs["out"].weight.detach().clone()
+    theirs["nodes"][0], theirs["turns"][0] = (theirs["nodes"].new_tensor(a) for a in ([1, 0, filling], [1, 1, 0]))
+    exec(lines.strip().split("\n\n")[2], theirs)  # word 0
+    theirs["optimizer"].step()
+    assert (theirs["out"].weight != before)[3].any().item() == moves
 
 
 @pytest.mark.oracle

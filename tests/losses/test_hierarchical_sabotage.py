@@ -136,7 +136,7 @@ SUM, FILLING, FAR = (
     "the filling counts nothing",
     "the loss is right far from zero",
 )
-ONE, TYPE = "the probabilities of all words add up to one", "float32 stays float32"
+ONE = "the probabilities of all words add up to one"
 G, G_FAR = "G is σ(s) − 1 on the way to the first child, σ(s) to the second", "G is right far from zero"
 SLOPE, BEST = "G is the derivative of the loss", "each node learns the log-odds of its two sides"
 PURE, TYPE = "one loss an example", "float32 stays float32"

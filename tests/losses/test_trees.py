@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import minigrad as mg
 from losses.structured.trees import Tree, balanced, children_of, expected_length, huffman
 
-from .test_hierarchical import chain, grown
+from .test_hierarchical import chain, grown, nested
 
 pytestmark = pytest.mark.hierarchical
 
@@ -82,8 +82,8 @@ def test_step_3_the_mean_length_is_the_entropy_and_the_divergence_from_what_the_
 def test_step_3_it_is_the_entropy_if_and_only_if_probabilities_are_those_powers_of_one_half(tree):
     p = 0.5 ** lengths(tree)
     assert math.isclose(expected_length(p, tree), entropy(p), rel_tol=1e-12)
-    other = p * np.where(np.arange(len(p)) == 0, 1.5, 1.0)
-    assert expected_length(other, tree) > entropy(other) + 1e-15 or len(tree) > 15, "the word may be a rare one"
+    other = p * np.where(np.arange(len(p)) == p.argmax(), 1.5, 1.0)
+    assert expected_length(other, tree) > entropy(other) + 1e-3
     assert math.isclose(expected_length(p, huffman(p)), entropy(p), rel_tol=1e-12), "and Huffman finds that tree"
 
 
@@ -92,19 +92,20 @@ def test_step_4_the_best_tree_is_less_than_one_decision_above_the_entropy(counts
     assert entropy(counts) - 1e-12 <= expected_length(counts, huffman(counts)) < entropy(counts) + 1
 
 
-@given(some_counts)
-def test_step_4_lengths_from_the_logarithms_have_a_tree_in_which_no_path_is_longer(counts):
-    p = np.array(counts) / np.sum(counts)
+@given(some_counts, st.integers(0, 99))
+def test_step_4_lengths_from_the_logarithms_have_a_tree_in_which_no_path_is_longer(counts, seed):
+    rng, p = np.random.default_rng(seed), np.array(counts) / np.sum(counts)
     wanted = np.maximum(np.ceil(-np.log2(p) - 1e-12).astype(int), 0)
     assert sum(Fraction(1, 2 ** int(n)) for n in wanted) <= 1
     assert (p * wanted).sum() < entropy(counts) + 1
-    place, before, codes = 0, 0, []  # any free place at each depth: the leftmost
+    free, depth, taken = [0], 0, Fraction(0)  # the places at this depth with no word above them
     for n in sorted(wanted.tolist()):
-        place <<= n - before
-        codes.append(f"{place:0{n}b}" if n else "")
-        place, before = place + 1, n
-    assert all(len(code) == n for code, n in zip(codes, sorted(wanted.tolist()))), "there was a place"
-    assert not any(b.startswith(a) for i, a in enumerate(codes) for b in codes[i + 1 :]), "and no word above another"
+        for _ in range(n - depth):
+            free = [2 * place + side for place in free for side in (0, 1)]
+        depth = n
+        assert (taken * 2**n).denominator == 1 and len(free) == (1 - taken) * 2**n >= 1, "there is a place"
+        free.pop(rng.integers(len(free)))  # whichever
+        taken += Fraction(1, 2**n)
     assert expected_length(counts, huffman(counts)) <= (p * wanted).sum() + 1e-12, "Huffman's is no worse"
 
 
@@ -136,6 +137,19 @@ def all_lengths(v):
                     yield {w: n + 1 for part in (a, b) for w, n in part.items()}
 
     return np.array([[tree[w] for w in range(v)] for tree in trees(list(range(v)))])
+
+
+@given(some_trees, st.integers(0, 99))
+def test_step_5_the_rarer_of_two_words_may_lie_deeper_and_so_the_two_rarest_be_deepest(tree, seed):
+    """Both children of a deepest node are words, and to swap the two rarest into their places costs nothing."""
+    v = len(tree) + 1
+    counts, found, there = np.random.default_rng(seed).integers(0, 9, v), lengths(tree), np.arange(v)
+    deepest = tree[mg.to_cpu(Tree(tree).depth)[v:].argmax()].tolist()
+    assert max(deepest) < v and (found[deepest] == found.max()).all()
+    for place, rare in zip(deepest, np.argsort(counts, kind="stable")[:2]):
+        before, other = (counts[there] * found).sum(), (there == rare).argmax()
+        there[[place, other]] = there[[other, place]]  # which word is at each place
+        assert (counts[there] * found).sum() <= before
 
 
 @pytest.mark.parametrize("v", [2, 3, 4, 5, 6, 7])
@@ -191,7 +205,14 @@ def test_step_6_words_first_among_equals_keep_the_deepest_path_of_a_best_tree_sh
     assert lengths(huffman(counts)).max() == every[costs == costs.min()].max(axis=1).min()
 
 
+def test_step_6_word2vec_takes_nodes_first_among_equals_and_has_a_deeper_tree_of_the_same_mean_length():
+    counts, nodes_first = [1, 1, 2, 2], [[0, 1], [4, 2], [3, 5]]  # node 0 and word 2; then word 3 and node 1
+    assert lengths(np.array(nodes_first)).tolist() == [3, 3, 2, 1] and lengths(huffman(counts)).tolist() == [2] * 4
+    assert expected_length(counts, np.array(nodes_first)) == expected_length(counts, huffman(counts))
+
+
 def test_step_6_equal_words_are_taken_in_the_order_of_their_ids():
+    assert huffman([2, 1] * 50)[:50].ravel().tolist() == [*range(1, 100, 2), *range(0, 100, 2)]
     assert huffman([5, 5, 5, 5]).tolist() == [[0, 1], [2, 3], [4, 5]]
     assert huffman([0, 7, 0]).tolist() == [[0, 2], [3, 1]], "words that never occur are leaves, too"
 
@@ -210,6 +231,7 @@ def test_step_7_no_two_words_of_the_balanced_tree_differ_by_more_than_one_in_dep
     tree = balanced(v)
     assert all(c == [2 * n + 1, 2 * n + 2] for n, c in enumerate((np.where(tree < v, tree + v - 1, tree - v)).tolist()))
     assert set(lengths(tree).tolist()) <= {int(math.log2(v)), int(math.log2(v)) + 1}
+    assert (len(set(lengths(tree).tolist())) == 1) == (v & (v - 1) == 0), "all are of one length if V is a power of 2"
     assert (np.diff(lengths(tree)) >= 0).all(), "the first ids have the shorter paths"
     assert expected_length(np.ones(v), tree) == pytest.approx(expected_length(np.ones(v), huffman(np.ones(v))))
 
@@ -229,18 +251,6 @@ def test_with_zipf_s_law_over_10_000_words():
 # ---- paths --------------------------------------------------------------------------------------------------------
 
 
-def nested(tree):
-    """An array of children as nested pairs."""
-    v = len(tree) + 1
-    parts = dict(enumerate(range(v)))
-    for _ in range(v):  # a node as soon as both its parts are there
-        for node, (first, second) in enumerate(tree.tolist()):
-            if first in parts and second in parts:
-                parts[v + node] = parts[first], parts[second]
-    (root,) = set(range(v, 2 * v - 1)) - set(tree.ravel().tolist())
-    return parts[root]
-
-
 @given(some_trees, st.data())
 def test_a_path_climbs_from_the_word_to_the_root_by_turns_that_lead_back_down(tree, data):
     v = len(tree) + 1
@@ -257,6 +267,13 @@ def test_a_path_climbs_from_the_word_to_the_root_by_turns_that_lead_back_down(tr
         for way in ways[ways != 0][::-1]:
             item = tree[item - v, 0 if way == 1 else 1]
         assert item == word
+
+
+@pytest.mark.parametrize("word, code", [(14, "01110"), (12, "01100")])
+def test_a_path_is_the_slide_s_code_read_from_its_end(word, code):
+    """14 is its own mirror image."""
+    _, _, turns = Tree(balanced(32)).paths(mg.backend.asarray([word]))
+    assert mg.to_cpu(turns)[0].tolist() == [1 - 2 * int(bit) for bit in reversed(code)]
 
 
 @pytest.mark.cpu
@@ -323,7 +340,12 @@ NO_TREES = {  # of five words
         r"array of children \(4, 2\) for 5 words; got int64\[5, 2\]",
     ),
     "no integers": (np.zeros((4, 2)), r"or an integer array of children \(4, 2\) for 5 words; got float64\[4, 2\]"),
-    "nothing": (None, r"must be nested pairs of ids, or an integer array of children .*; got object\[\]"),
+    "nothing": (None, r"must be nested pairs of ids, or an integer array of children .*; got NoneType None"),
+    "a function": (huffman, r"must be nested pairs of ids, or an integer array of children .*; got function <function"),
+    "an array as a list": (
+        [[6, 7], [0, 1], [2, 8], [3, 4]],
+        r"a node must have two children, got one with 4 \(an array of children must be an array, not a list\)",
+    ),
     "an array with one child": (
         np.array([[6, 7], [0, 1], [2, 8], [3, -1]]),
         r"a child must be a word, 0 to 4, or V \+ n for node n, 5 to 8; got -1",
@@ -346,6 +368,34 @@ NO_TREES = {  # of five words
 def test_what_is_no_tree_is_refused(tree, message):
     with pytest.raises((ValueError, TypeError), match=f"^losses.expected_length: tree.*{message}"):
         expected_length(np.ones(5), tree)
+
+
+@pytest.mark.parametrize(
+    "tree, message",
+    [
+        ([[0, 1]], r"give vocab_size=, or an array of children \(V − 1, 2\); got list"),
+        (np.zeros((0, 2), int), "vocab_size must be at least 2, got 1"),
+        (np.array([[0, 9], [0, 1]]), r"a child must be a word, 0 to 2, or V \+ n for node n, 3 to 4; got 9"),
+    ],
+)
+def test_a_tree_by_itself_says_what_is_wrong_with_it(tree, message):
+    with pytest.raises((ValueError, TypeError), match=f"^losses.Tree: {message}"):
+        Tree(tree)
+
+
+def test_a_tree_may_be_given_as_one():
+    tree = Tree([[0, 1], [2, [3, 4]]], vocab_size=5)
+    assert expected_length([1, 1, 1, 1, 1], tree) == expected_length([1, 1, 1, 1, 1], ((0, 1), (2, (3, 4)))) == 12 / 5
+    with pytest.raises(ValueError, match=r"losses.expected_length: tree .* for 3 words; got int64\[4, 2\]"):
+        expected_length([1, 1, 1], tree)
+
+
+def test_counts_whose_sum_overflows_have_a_tree_and_a_mean_length():
+    """Of nodes that are as heavy as infinity the queue still knows the order."""
+    counts = [15.0, 9.0, 14.0, 13.0, 15.0, 2.0, 11.0]
+    huge = [n * 2.0**1020 for n in counts]
+    assert math.isinf(sum(huge)) and huffman(huge).tolist() == huffman(counts).tolist()
+    assert expected_length(huge, huffman(huge)) == expected_length(counts, huffman(counts))
 
 
 @pytest.mark.parametrize("build", [huffman, balanced])
