@@ -92,8 +92,7 @@ def adaptive_softmax(
     head_scores (B, k_h + J); tail_scores[i] (n_i, k_i), for the n_i examples whose target lies in cluster i, in their
     order; n_i = 0 is allowed. targets: (B,) ranks, 0 the most frequent word; cutoffs: a₀ … a_{J−1}, without V.
     """
-    _, members = _checked(head_scores, tail_scores, targets, cutoffs)
-    in_head, _ = clusters_of(targets, cutoffs)
+    in_head, members = _checked(head_scores, tail_scores, targets, cutoffs)
     loss, G_head = softmax_cross_entropy(head_scores, in_head)
     G_tails = []
     for scores, examples, first in zip(tail_scores, members, cutoffs):
@@ -107,19 +106,18 @@ def adaptive_softmax(
 
 
 def _checked(head_scores, tail_scores, targets, cutoffs):
-    """`clusters_of`, if all these go together; else an error."""
-    found, cutoffs = clusters_of(targets, cutoffs), list(cutoffs)
-    sizes = [b - a for a, b in pairwise(cutoffs)]
-    sizes += [s.shape[1] for s in tail_scores[len(sizes) :]]  # of the last, for V is not given
-    wanted = [(len(targets), (cutoffs or [head_scores.shape[1]])[0] + len(cutoffs))]
-    wanted += [(len(examples), size) for examples, size in zip(found[1], sizes)]
+    """`clusters_of` targets, if scores of these shapes go with them; else an error."""
+    in_head, members = clusters_of(targets, cutoffs)
+    sizes = [b - a for a, b in pairwise(cutoffs)] + [s.shape[1] for s in tail_scores[-1:]]  # V is not given
+    words = cutoffs[0] if len(cutoffs) else head_scores.shape[1]
+    wanted = [(len(targets), words + len(cutoffs)), *((len(n_i), k_i) for n_i, k_i in zip(members, sizes))]
     came = [s.shape for s in (head_scores, *tail_scores)]
-    if [*came] != wanted or cutoffs != sorted({*cutoffs}):
+    if len(members) != len(tail_scores) or came != wanted:
         raise ValueError(
-            f"losses.adaptive_softmax: with {len(targets)} targets, of which {[len(e) for e in found[1]]} lie in the "
-            f"clusters, and the cutoffs {cutoffs} scores must have the shapes {wanted}, got {came}"
+            f"losses.adaptive_softmax: {len(targets)} targets, {[len(n_i) for n_i in members]} of them in the clusters "
+            f"that begin at {list(cutoffs)}, do not go with scores {', '.join(str(list(shape)) for shape in came)}"
         )
-    return found
+    return in_head, members
 
 
 def _forward(*scores, targets, cutoffs):
