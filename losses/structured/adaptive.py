@@ -1,8 +1,8 @@
 """The adaptive softmax: a small exact softmax for most of a text, and some large cheap ones that are seldom needed.
 
-Words occur by Zipf's law: with V = 1,000,000 the thousand most frequent are half of a text. And a machine multiplies
-matrices well but starts a product slowly: ten rows take about as long as one. A tree (`hierarchical.py`), whose
-decisions are log V rows, each alone, saves multiply-adds that way and not much time. Grave, Joulin, Cissé, Grangier,
+Words occur by Zipf's law: with V = 1,000,000 the thousand most frequent are half of a text. And machines multiply large
+matrices well, but every product, however small, has its price: a tree (`hierarchical.py`), whose log V decisions are a
+row each, saves multiply-adds for which there was time. Grave, Joulin, Cissé, Grangier,
 Jégou ("Efficient softmax approximation for GPUs", ICML 2017) make few decisions, each a product of decent size: the
 frequent words are in a *head*, the others in J *clusters*, the less frequent, the larger.
 
@@ -49,7 +49,8 @@ from typing import Any
 
 import minigrad as mg
 from minigrad.arguments import whole
-from minigrad.backend import asarray_like, quiet, to_cpu, type_of_array, xp_of
+from minigrad.backend import device_of, quiet, to_cpu, type_of_array, xp_of
+from minigrad.ledger import tell
 from minigrad.rules import look_up, put
 
 from ..layer import ScoreCost, best
@@ -64,7 +65,7 @@ def clusters_of(targets: type_of_array, cutoffs: Sequence[int]) -> tuple[type_of
     xp, num_clusters = xp_of(targets), len(cutoffs)
     if not num_clusters:
         return targets, []
-    cluster = xp.searchsorted(asarray_like(list(cutoffs), targets), targets, side="right")  # 0: the head
+    cluster = sum((targets >= a).astype(targets.dtype) for a in cutoffs)  # 0: the head
     order = cluster.argsort(kind="stable")
     ends = to_cpu(xp.searchsorted(cluster[order], xp.arange(1, num_clusters + 2))).tolist()
     return xp.where(cluster == 0, targets, cutoffs[0] - 1 + cluster), [order[i:j] for i, j in pairwise(ends)]
@@ -243,6 +244,7 @@ class AdaptiveSoftmax(StructuredLayer):
                 of_cluster, shape = head[:, k_h + i], (len(hidden), min(k, self.sizes[i]))
                 threshold = scores[:, k - 1] if scores.shape[1] >= k else xp.full(len(hidden), -xp.inf, head.dtype)
                 more = xp.full(shape, -xp.inf, head.dtype), xp.full(shape, self.vocab_size)
+                tell("wait", 0, device_of(hidden))  # for how many they are
                 visiting = xp.flatnonzero(of_cluster >= threshold)  # (8); if equal the id decides
                 if len(visiting):
                     tail = of_cluster[visiting, None] + self._tail(i, mg.tensor(hidden[visiting])).data

@@ -57,6 +57,11 @@ def scores(layer, hidden):
     return head if layer.bias is None else head + layer.bias, *tails
 
 
+def test_of_a_million_words_the_thousand_most_frequent_are_half_of_a_text():
+    counts = np.array(zipf(1_000_000))
+    assert abs(counts[:1000].sum() / counts.sum() - 0.5) < 0.03
+
+
 # ---- (1) to (4): the loss and its gradient -------------------------------------------------------------------------
 
 
