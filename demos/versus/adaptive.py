@@ -12,8 +12,9 @@ same cut-offs, in three ways:
     measured     the same by a cost model whose constants are measured here, before the race
 
 and for V = 100,000, d = 128, beside them, both libraries' full softmax: no cut-offs. First both must find the same loss
-and gradients, in float64. The last column says how the cut-offs compare: this project's step with those given over its step with
-these. Takes two minutes and 4 GB (--quick: 10,000 words, nothing measured); needs `pip install 'minigrad[versus]'`.
+and gradients, in float64. The last column says how the cut-offs compare: this project's step with those given over its
+step with these. Takes two minutes and 4 GB (--quick: 10,000 words, nothing measured); needs
+`pip install 'minigrad[versus]'`.
 """
 
 # %% What we need

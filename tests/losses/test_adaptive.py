@@ -190,6 +190,16 @@ def test_step_4_gradients_are_right_to_second_order(data):
     check_grads(loss, head, *(tails[i] for i in visited))
 
 
+def test_step_4_each_example_of_head_and_clusters_can_be_weighed_by_itself():
+    key, targets, up = mg.Key(4), np.array([12, 4, 0, 5, 9]), np.array([1.0, -2.0, 0.5, 3.0, 7.0])
+    given = [mg.param(key.fold(i).normal(shape, "float64")) for i, shape in enumerate([(5, 6), (2, 5), (2, 11)])]
+    options = {"targets": mg.backend.asarray(targets), "cutoffs": [4, 9]}
+    G = adaptive_softmax(*(s.data for s in given), **options)[1:]
+    found = mg.grad(adaptive_softmax_loss(*given, **options), given, up)
+    for f, g, weights in zip(found, G, (up, up[[1, 3]], up[[0, 4]]), strict=True):
+        assert np.allclose(mg.to_cpu(f), weights[:, None] * mg.to_cpu(g), rtol=1e-12)
+
+
 @pytest.mark.parametrize("shape", [(3, 7), (3, 5), (2, 6)])
 def test_scores_that_do_not_go_with_the_targets_are_refused(shape):
     tails = np.zeros((1, 5)), np.zeros((1, 11))
