@@ -4,7 +4,7 @@ Begin with `layer.py` (what all chapters share), then `softmax.py`, then `sample
 order of the slides: `importance.py`, `nce.py`, `negative.py`, `hard.py`; `ranking.py` and `in_batch.py` are what
 practice uses. What does each of them learn? `consistency.py` says how to find out, `estimators.py` has the table. Then
 `structured/layer.py`, and `class_based.py`, `hierarchical.py`, `adaptive.py`, `codes.py` with its three chapters, and
-`von_mises_fisher.py`.
+`bessel.py` with `von_mises_fisher.py`.
 """
 
 from . import consistency, estimators, samplers
@@ -17,6 +17,7 @@ from .sampled.negative import NegativeSampling
 from .sampled.ranking import SampledSoftmax
 from .softmax import FullSoftmax
 from .structured.adaptive import AdaptiveSoftmax
+from .structured.bessel import vmf_log_normaliser, vmf_mean_resultant
 from .structured.binary_code import BinaryCode
 from .structured.class_based import ClassSoftmax
 from .structured.error_correcting import ErrorCorrectingCode

@@ -1,4 +1,4 @@
-"""Two more pictures, with the names beside what they name: curves that share their heights, and intervals."""
+"""Pictures with the names beside what they name: curves that share their heights, curves by themselves, intervals."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,6 +47,7 @@ def curves(
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
+        few_decades(axes.xaxis, np.concatenate([look["x"][i] for look in series.values()]))
         axes.set_title(panel["title"], fontsize=18, parse_math=False, pad=12)
         axes.set_xlabel(panel["xlabel"], fontsize=17, parse_math=False)
         axes.set_ylabel(panel.get("ylabel", ""), fontsize=17, parse_math=False)
@@ -65,8 +66,57 @@ def curves(
         figure.add_artist(Line2D([x + 6, 622], [y, place], linewidth=1, **to_pixels))
         dashes = {"linestyle": look.get("linestyle", "-"), "linewidth": min(look.get("linewidth", 3), 4)}
         figure.add_artist(Line2D([624, 664], [place, place], **dashes, **to_pixels))
-        said = f"{look['y'][-1]:.3f}  {name}"
+        height = look["y"][-1]
+        said = f"{height:.3f}  {name}" if height < 100 else f"{height:,.0f}  {name}"
         figure.text(0.42, place / HIGH, said, fontsize=14, color=look.get("color"), va="center", parse_math=False)
+    save_figure(figure, path, show)
+
+
+def few_decades(axis, numbers: np.ndarray) -> None:
+    """On a logarithmic axis on which there would be a number or two: 1, 2, 5, 10, 20, …"""
+    if numbers.max() < 100 * numbers.min():
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
+
+
+def named_at_the_end(path: Path, title: str, panels: Sequence[Mapping], show=False) -> None:
+    """Draw panels of curves side by side, the name of each curve at its right end; each panel a dictionary of
+
+    series: name -> (x, y, style), with matplotlib's keywords. title, xlabel, ylabel: of the panel, each with its own
+    heights; all axes are logarithmic. mark: (x, name), a vertical line there.
+    """
+    figure = FigureCanvasAgg(Figure(figsize=(16, HIGH / 100), dpi=100)).figure
+    figure.suptitle(title, fontsize=22, parse_math=False)
+    part, low, high = 0.95 / len(panels), 0.1, 0.86
+    for i, panel in enumerate(panels):
+        axes = figure.add_axes((0.06 + i * (part + 0.045), low, part - 0.235, high - low))
+        for name, (x, y, style) in panel["series"].items():
+            if len(x) != len(y) or not len(x) or not (np.asarray([x, y], np.float64) > 0).all():
+                raise ValueError(f"{name}: {x}, {y}; expected as many positive numbers on each axis, one or more")
+            axes.plot(x, y, **{"linewidth": 3, "marker": "o", "markersize": 5} | style)
+        axes.set(xscale="log", yscale="log")
+        axes.set_title(panel["title"], fontsize=18, parse_math=False, pad=12)
+        axes.set_xlabel(panel["xlabel"], fontsize=17, parse_math=False)
+        axes.set_ylabel(panel["ylabel"], fontsize=17, parse_math=False)
+        axes.tick_params(labelsize=15)
+        for axis, place in ((axes.xaxis, 0), (axes.yaxis, 1)):
+            few_decades(axis, np.concatenate([curve[place] for curve in panel["series"].values()]))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+        if "mark" in panel:
+            at, name = panel["mark"]
+            axes.axvline(at, color="gray", linestyle=":", linewidth=2)
+            beside = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "parse_math": False}
+            axes.annotate(name, (at, 0.96), (6, 0), fontsize=14, color="gray", **beside)
+        ends = np.array([axes.transData.transform((x[-1], y[-1])) for x, y, _ in panel["series"].values()])
+        edge = axes.transAxes.transform((1, 0))[0] + 20
+        places = apart(ends[:, 1], GAP, low * HIGH, high * HIGH)
+        for (name, (_, _, style)), (x, y), place in zip(panel["series"].items(), ends, places, strict=True):
+            colour = style.get("color")
+            figure.add_artist(Line2D([x + 6, edge], [y, place], linewidth=1, color=colour, transform=None))
+            place_of_text = (edge + 4) / 1600, place / HIGH
+            figure.text(*place_of_text, name, fontsize=14, color=colour, va="center", parse_math=False)
     save_figure(figure, path, show)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from _shared.curves import apart, curves, intervals
+from _shared.curves import apart, curves, intervals, named_at_the_end
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,3 +105,30 @@ def test_intervals_are_a_png_as_high_as_they_are_many(tmp_path):
 def test_intervals_refuse_what_was_not_measured(rows, tmp_path):
     with pytest.raises(ValueError, match="finite numbers"):
         intervals(tmp_path / "a.png", "", rows, "")
+
+
+CURVES = {"series": {"$one$": ([1, 1000], [2.0, 900.0], {"color": "#ff0000"})}, "title": "", "xlabel": "", "ylabel": ""}
+
+
+def test_names_at_the_end_stand_on_the_right_of_their_panel(tmp_path):
+    other = CURVES | {"series": {"another": CURVES["series"]["$one$"]}}
+    named_at_the_end(tmp_path / "a.png", "$a_b$", [CURVES, other])
+    named_at_the_end(tmp_path / "b.png", "$a_b$", [other, other])
+    assert size_of_png(tmp_path / "a.png") == (1600, 900)
+    differ = (pixels(tmp_path / "a.png") != pixels(tmp_path / "b.png")).any(axis=2)
+    places = np.flatnonzero(differ.any(axis=0))
+    red = np.flatnonzero((pixels(tmp_path / "a.png") == [1, 0, 0]).all(axis=2)[:, :450].any(axis=0))
+    assert red.max() < places.max() < 800 and places.min() > 480
+
+
+def test_a_mark_is_a_line_with_its_name(tmp_path):
+    named_at_the_end(tmp_path / "a.png", "", [CURVES])
+    named_at_the_end(tmp_path / "b.png", "", [CURVES | {"mark": (30.0, "$V$")}])
+    assert (pixels(tmp_path / "a.png") != pixels(tmp_path / "b.png")).any()
+
+
+@pytest.mark.parametrize("x, y", [([1, 2], [1.0]), ([], []), ([1.0], [float("nan")]), ([0.0], [1.0]), ([1.0], [-1.0])])
+def test_a_curve_with_its_name_needs_as_many_positive_numbers_on_each_axis(x, y, tmp_path):
+    with pytest.raises(ValueError, match="curve: "):
+        named_at_the_end(tmp_path / "a.png", "", [CURVES | {"series": {"curve": (x, y, {})}}])
+    assert not list(tmp_path.iterdir())

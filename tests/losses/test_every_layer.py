@@ -24,8 +24,12 @@ from losses.sampled.ranking import sampled_softmax
 from losses.samplers import GumbelTopK, Unigram, Unique, zipf
 from losses.softmax import softmax_cross_entropy
 from losses.structured.adaptive import adaptive_softmax_loss
+from losses.structured.binary_code import binary_code
+from losses.structured.class_based import class_softmax
 from losses.structured.error_correcting import ConvolutionalCode
 from losses.structured.hierarchical import hierarchical_softmax
+from losses.structured.hybrid import hybrid_code
+from losses.structured.von_mises_fisher import von_mises_fisher
 from minigrad.check import tensors
 
 pytestmark = pytest.mark.layers
@@ -89,6 +93,9 @@ STRUCTURED = {  # whose words have no row of their own
     "hybrid, error-correcting": partial(losses.HybridCode, num_frequent=2, codebook=CONVOLUTIONAL),
     "error-correcting": partial(losses.ErrorCorrectingCode, memory=2),
     "von Mises-Fisher": lambda v, d, **o: losses.VonMisesFisher(v, d, embeddings=directions(v, 5), **o),
+    "von Mises-Fisher, plain": lambda v, d, **o: losses.VonMisesFisher(
+        v, d, embeddings=directions(v, 5), lambda_1=0.0, lambda_2=1.0, **o
+    ),
 }
 ROWS = SAMPLED | OTHERS  # who have a row a word
 LAYERS = ROWS | STRUCTURED
@@ -104,9 +111,14 @@ V, D, KEY = 6, 3, mg.Key(1)
 B, TARGETS = 5, [2, 0, 2, 5, 2]  # ids are repeated, and with k = 3 of V = 6 some are among the noise
 
 
-def with_weights(make, vocab_size=V, dim=D, dtype="float64", **options):
-    """A layer with weights and biases from −1 to 1, so that scores differ."""
-    layer = make(vocab_size, dim, key=KEY, **options)
+def uneven(vocab_size):
+    """Zipf's law, but not in the order of the ids: a rank that is taken for an id is another word."""
+    return np.array(zipf(vocab_size))[mg.to_cpu(mg.Key(4).uniform(vocab_size)).argsort()]
+
+
+def with_weights(make, vocab_size=V, dim=D, dtype="float64", *, counts=None, **options):
+    """A layer with weights and biases from −1 to 1, so that scores differ. counts: `uneven` if none are given."""
+    layer = make(vocab_size, dim, counts=uneven(vocab_size) if counts is None else counts, key=KEY, **options)
     for i, name in enumerate(learned(layer)):
         setattr(layer, name, mg.param(2 * KEY.fold(i).uniform(getattr(layer, name).shape, dtype) - 1))
     return layer
@@ -170,9 +182,21 @@ def hits(scores):
     return mg.backend.asarray((np.arange(m) == np.arange(n)[:, None] % m) & (m > 1))
 
 
+def one_word_more_each(n):
+    """For n examples: their classes have 1, 2, …, n words, of which the last is the target."""
+    i = np.arange(n)
+    options = {"target_class": 0 * i, "target_word": i, "sizes": i + 1}
+    return {name: mg.backend.asarray(value) for name, value in options.items()}
+
+
 def turns(shape):
     """To the first child, to the second, and no node, in turn."""
     return mg.backend.asarray(np.resize(np.array([1, -1, 0], "int8"), shape))
+
+
+def odd(batch, n):
+    """Bits (B, n), by turns 0 and 1, both ways."""
+    return mg.backend.asarray((np.arange(batch)[:, None] + np.arange(n)) % 2)
 
 
 PURE = {  # a function of (B,) and (B, n) scores, or of one kind of scores, with what the sampler says
@@ -197,7 +221,16 @@ PURE = {  # a function of (B,) and (B, n) scores, or of one kind of scores, with
         targets=mg.backend.asarray([n.shape[1]] + [0] * (len(t) - 1)),
         cutoffs=[n.shape[1]],
     ),
+    "class-based": lambda t, n: of_scores(class_softmax)(n, n @ n.T, **one_word_more_each(len(t))),
     "hierarchical": lambda t, n: of_scores(hierarchical_softmax)(n, turns=turns(n.shape)),
+    "binary code": lambda t, n: of_scores(binary_code)(n, bits=odd(*n.shape)),
+    "binary code, squared": lambda t, n: of_scores(binary_code)(n, bits=odd(*n.shape), bit_loss="squared"),
+    "hybrid": lambda t, n: of_scores(hybrid_code)(  # every other target is rare
+        n, mg.reshape(t, (len(t), 1)), places=(n.shape[1] - 1) * odd(len(t), 1)[:, 0], bits=odd(len(t), 1)
+    ),
+    "von Mises-Fisher": lambda t, n: of_scores(von_mises_fisher)(
+        n, embeddings=mg.backend.asarray(directions(*n.shape)), lambda_2=0.5
+    ),
 }
 
 
@@ -283,7 +316,7 @@ def test_a_hidden_that_needs_no_gradient_is_as_good(make):
 def test_the_same_lines_train_a_model_with_any_of_them(make):
     """Twelve words, each followed by another one always: which, the best word of the layer says afterwards."""
     words, follows = np.arange(12), np.roll(np.arange(12), 5)
-    embedding, layer = mg.param(KEY.fold(1).normal((12, 8))), make(12, 8, counts=np.ones(12), key=KEY.fold(2))
+    embedding, layer = mg.param(KEY.fold(1).normal((12, 8))), make(12, 8, counts=10 + uneven(12), key=KEY.fold(2))
     optimiser = mg.optim.Adagrad([embedding, *layer.parameters()], lr=0.5)
     accuracy = lambda: (mg.to_cpu(layer.topk(mg.take(embedding, words), 1)[0])[:, 0] == follows).mean()
     before = accuracy()

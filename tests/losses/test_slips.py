@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from losses import NCE, HardNegatives, NegativeSampling
+from losses import NCE, HardNegatives, NegativeSampling, vmf_log_normaliser
 from losses.sampled.hard import margin_loss
 from losses.sampled.importance import importance_sampling
 from losses.samplers import Uniform
@@ -120,8 +120,8 @@ def test_hard_ones_must_be_wrong():
 
 
 def density(kappa, cosine):
-    """Von Mises and Fisher's in three dimensions: κ / (4π sinh κ) · e^{κ cos θ}, θ the angle to the mean direction."""
-    return kappa / (4 * math.pi * math.sinh(kappa)) * np.exp(kappa * cosine)
+    """Von Mises and Fisher's in three dimensions, C₃(κ) e^{κ cos θ}, θ the angle to the mean direction."""
+    return np.exp(float(vmf_log_normaliser(3, kappa)) + kappa * cosine)
 
 
 @pytest.mark.parametrize("kappa", [0.1, 1.0, 10.0])
