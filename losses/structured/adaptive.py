@@ -2,9 +2,9 @@
 
 Words occur by Zipf's law: with V = 1,000,000 the thousand most frequent are half of a text. And machines multiply large
 matrices well, but every product, however small, has its price: a tree (`hierarchical.py`), whose log V decisions are a
-row each, saves multiply-adds for which there was time. Grave, Joulin, Cissé, Grangier,
-Jégou ("Efficient softmax approximation for GPUs", ICML 2017) make few decisions, each a product of decent size: the
-frequent words are in a *head*, the others in J *clusters*, the less frequent, the larger.
+row each, saves multiply-adds for which there was time. Grave, Joulin, Cissé, Grangier, Jégou ("Efficient softmax
+approximation for GPUs", ICML 2017) make few decisions, each a product of decent size: the frequent words are in a
+*head*, the others in J *clusters*, the less frequent, the larger.
 
     h   the context: d numbers; t the right word             a_i     cut-offs: by frequency, words 0 … a₀ − 1 are in the
     B   examples in a batch; V words in the vocabulary               head, a_i … a_{i+1} − 1 in cluster i, and a_J = V

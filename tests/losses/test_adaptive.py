@@ -384,7 +384,7 @@ def test_torch_has_clusters_of_no_numbers_in_which_all_words_are_alike():
 
 
 @pytest.mark.oracle
-@given(seed=st.integers(0, 99), batch=st.integers(1, 6))
+@pytest.mark.parametrize("seed, batch", [(0, 1), (1, 5), (2, 6)])
 def test_in_pytorch_those_very_lines_have_the_same_loss_and_gradients(seed, batch):
     torch = pytest.importorskip("torch")
     key = mg.Key(seed)

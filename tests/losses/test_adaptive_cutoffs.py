@@ -120,6 +120,12 @@ def test_step_5_every_cluster_reaches_f_times_as_far_and_the_head_holds_its_shar
     assert all(b >= 1.5 * a for a, b in itertools.pairwise(ends))
 
 
+def test_step_5_four_times_as_far_is_far_enough():
+    cheap = Cost(product=0.0, multiply_add=1.0, score=1000.0, weight=0.0)
+    assert best_cutoffs([512, 1, 1, 1], 4, cost=cheap) == [1]
+    assert best_cutoffs([512, 1, 1], 4, cost=cheap) == []
+
+
 @pytest.mark.parametrize("dim, clusters", [(16, 1), (64, 1), (128, 2), (512, 3)])
 def test_step_5_but_for_the_first_no_cluster_has_less_than_eight_numbers(dim, clusters):
     assert len(best_cutoffs(zipf(100_000), dim)) == clusters

@@ -69,6 +69,15 @@ def test_step_1_the_loss_is_the_same_with_any_number_taken_off_and_put_back():
         assert math.isclose(loss, math.log(np.exp(s - c).sum()) - math.log(np.exp(s[t] - c)), rel_tol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_step_1_where_the_target_is_certain_the_loss_is_zero_however_large_its_score(dtype):
+    """s_t comes of another product than c, in which it is rounded differently: what is put back is e^(s_t − c)."""
+    hidden = mg.Key(2).normal((7, 50), dtype)
+    weight = mg.backend.xp().concatenate([1e3 * hidden, -1e3 * hidden])
+    loss = tail_softmax(mg.param(hidden), mg.param(weight), mg.backend.asarray(range(7)))
+    assert loss.numpy().tolist() == [0.0] * 7
+
+
 @pytest.mark.cpu
 @pytest.mark.parametrize("dtype, last", [("float32", 88.0), ("float64", 709.0)])
 def test_step_2_up_to_88_or_709_the_exponentials_are_finite_and_beyond_the_loss_is_right_too(dtype, last):
