@@ -22,7 +22,7 @@ Without κⁿ there is no division by zero.
     (3)  Term by term  F_n′ = κ F_{n+1},  so  d log C_m / dκ = −κ ρ_ν = −A_m(κ),  and A_m(κ)/κ = ρ_ν is 1/m at κ = 0.
     (4)  Again by (3)  ρ_n′ = κ ρ_n (ρ_{n+1} − ρ_n),  where ρ_{ν+1} is that of m + 2 dimensions: by (3) and (4) the
          engine has derivatives of every order. And with (5), A′ = 1 − A² − (m − 1) A/κ. Both cancel as κ grows: A′
-         falls like (m − 1)/(2κ²), but is off by some 10⁻¹⁵ at any κ: for κ = 10⁶ and small m two digits of it are right.
+         falls like (m − 1)/(2κ²), but is off by some 10⁻¹⁵ at any κ; for κ = 10⁶ and small m two digits are right.
 
 From a large order, where there is a formula, down to ν.
     (5)  In the series (2)  1/(j! Γ(n+j+1)) − 1/((j−1)! Γ(n+j+2)) = (n + 1)/(j! Γ(n+j+2)),  so F_n − κ² F_{n+2} =
@@ -64,8 +64,8 @@ C = (  # c_kj of (7): for k = 1 to 4 those of j = 0 to k, and what all of them a
 
 
 def log_normaliser_naive(dim: int, kappa: float, terms: int = 60) -> float:
-    """(1), I_ν by the first terms of (2). At κ = 100 sixty are too few, and nothing says so; from m = 226 on Γ overflows;
-    κ = 0 is a division by zero, but for m = 2."""
+    """(1), I_ν by the first terms of (2): 60 are too few for κ = 100, and nothing says so. From m = 226 on Γ overflows,
+    and κ = 0 is a division by zero unless m = 2."""
     nu = dim / 2 - 1
     bessel = sum((kappa / 2) ** (2 * j + nu) / (math.gamma(j + 1) * math.gamma(nu + j + 1)) for j in range(terms))
     return math.log(kappa**nu / ((2 * math.pi) ** (dim / 2) * bessel))
