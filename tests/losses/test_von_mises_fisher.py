@@ -11,6 +11,7 @@ import minigrad as mg
 from losses import VonMisesFisher, vmf_log_normaliser, vmf_mean_resultant
 from losses.check import smallest_failure
 from losses.structured import von_mises_fisher as chapter
+from losses.structured.bessel import LEAST_ORDER
 from losses.structured.von_mises_fisher import (
     IN_PYTORCH,
     cosine_distance,
@@ -450,6 +451,13 @@ def test_the_cost_of_training_is_m_rows_whatever_v_is_and_at_test_all_vectors_be
     layer.loss(contexts(), [0, 3, 1, 3, 19]).backward()
     assert layer.weight.grad.shape == (6, 4) and layer.score_cost(5) == (6, 6 + vocab_size)
     assert a_layer(vocab_size, distance="margin").score_cost() == (6 + vocab_size, 6 + vocab_size)
+
+
+def test_the_steps_of_the_bessel_functions_are_more_than_the_products_for_small_m_and_d_only():
+    """A step multiplies and divides, four times or more."""
+    steps = lambda m: max(0, math.ceil(LEAST_ORDER - (m / 2 - 1)))
+    assert 4 * steps(6) > 3 * 6 * 4 and 4 * steps(10) > 3 * 10 * 10
+    assert 10 * steps(128) < 3 * 128 * 128 and steps(258) == 0
 
 
 @each_distance
