@@ -147,10 +147,10 @@ def informative_negatives(predicted: type_of_array, targets: type_of_array, embe
 
 
 def _checked_vectors(function: str, predicted: Any, **vectors: Any) -> list[Any]:
-    """ê, and the vectors that it is held against, in float64: all (B, m), m of 2 or more."""
+    """ê, and the vectors that it is held against, in float64: all (B, m)."""
     for name, a in {"predicted": predicted, **vectors}.items():
-        shape = "(B, m) with m of 2 or more" if a is predicted else f"of predicted's shape {list(predicted.shape)}"
-        if len(a.shape) != 2 or a.shape[1] < 2 or a.shape != predicted.shape or a.dtype.kind not in "fc":
+        shape = "(B, m)" if a is predicted else f"of predicted's shape {list(predicted.shape)}"
+        if len(a.shape) != 2 or a.shape != predicted.shape or a.dtype.kind not in "fc":
             raise ValueError(
                 f"losses.structured.von_mises_fisher.{function}: {name} must be floating-point numbers {shape}, "
                 f"got {a.dtype}{list(a.shape)}"

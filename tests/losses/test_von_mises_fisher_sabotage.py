@@ -79,6 +79,11 @@ exponential_of_kappa = of(lambda x, m: minus_log_c(x, m) + 0 * np.exp(np.sqrt(x)
 ratio_underflows = of(minus_log_c, lambda x, m: a_over_kappa(x, m) if m < 300 else np.nan * x)
 
 
+def noise_where_both_are_zero(predicted, *, embeddings, lambda_1=0.0, lambda_2=1.0):
+    loss, g = sound(predicted, embeddings=embeddings, lambda_1=lambda_1, lambda_2=lambda_2)
+    return loss, g + 1e-3 * (np.arange(g.shape[1]) > 200)
+
+
 # ---- the rest -----------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +179,7 @@ SABOTAGE = [
     (bound_for_the_ratio, "G is A(κ) ê/κ − e"),
     (bound_for_the_ratio, "G in 300 dimensions"),
     (ratio_underflows, "G in 300 dimensions"),
+    (noise_where_both_are_zero, "G in 300 dimensions"),
     (underflow, "300 dimensions are like three"),
     (exponential_of_kappa, "a large ê is no trouble"),
     (sign_of_the_target_lost, "the loss is −log C(κ) − ê·e"),
