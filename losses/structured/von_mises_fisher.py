@@ -8,52 +8,60 @@ distance from the right vector should be the loss.
     h    the context: d numbers; t the target               κ    ‖ê‖, how sure the prediction is
     e_w  the vector of word w: m numbers, of length 1,      μ    ê/κ, the direction that it predicts
          frozen; e = e_t that of the target                 θ    the angle between ê and e: ê·e = κ cos θ
-    ê    W h + b, the prediction; W is (m, d)               λ₁, λ₂   weights of the two regularisers
+    ê    W h + b, the prediction; W is (m, d)               λ₁, λ₂   weights of the two regularisers;  γ   the margin
 
 The loss.
     (1)  Vectors of length 1 are directions. Von Mises and Fisher's distribution has one direction that is likeliest, μ:
             p(e; μ, κ) = C_m(κ) e^{κ μ·e},     C_m as in `bessel.py`,
          the larger κ, the closer; κ = 0 is no direction at all. It adds up to one over the unit sphere, the surface.
          (The slide says "on the unit ball", which is the inside as well.)
-    (2)  One vector ê = κ μ says both, and −log p is the loss:   L = −log C_m(κ) − ê·e.
+    (2)  One vector ê = κ μ says both, and −log p is the loss:   L = −log C_m(κ) − ê·e.  A density may be above 1, and L
+         below 0: at ê = 0 and m = 300 it is −427.6.
 
 Its gradient.
     (3)  d log C_m/dκ = −A_m(κ) and ∂κ/∂ê = ê/κ, so  G = ∂L/∂ê = A_m(κ) ê/κ − e.  The first term is the mean of the
          distribution that is predicted, the second what came: expected less observed, as in a softmax p − 1. A_m(κ)/κ
-         is 1/m at κ = 0, where G = −e; nothing is divided by zero. −log C_m is convex, and so L.
+         is 1/m at κ = 0, where G = −e; nothing is divided by zero. Derive log ∫ e^{ê·e} de = −log C_m by ê: once it is
+         that mean, twice the covariance, which is never negative: −log C_m is convex, and so L.
 
 What it learns.
     (4)  On average over t ~ P(· | h), e becomes r = Σ_t P(t | h) e_t, R = ‖r‖ ≤ 1, and G is zero where μ = r/R and
-         A_m(κ) = R. The fewer words may follow and the nearer they are to each other, the greater R and κ. If there is
-         one word only, R = 1, and κ grows without end, for A_m < 1; held at an angle θ it would stop at A_m(κ) = cos θ.
+         A_m(κ) = R. The more P is on few words, and the nearer these are to each other, the greater R and κ. If there
+         is one word only, R = 1, and κ grows without end, for A_m < 1; at an angle θ it would stop at A_m(κ) = cos θ.
     (5)  Hence the regularisers:  L = −log C_m(κ) − λ₂ ê·e + λ₁ κ,   G = A_m(κ) ê/κ − λ₂ e + λ₁ ê/κ.  They leave μ where
-         it is, and A_m(κ) = λ₂ R − λ₁ (κ = 0 if that is negative). As A_m(κ) ≈ κ/m (1 − (κ/m)²) for κ well below
-         m, λ₂ = 0.1 holds κ near a tenth of m, or below. At ê = 0, where λ₁ κ has a corner, its gradient is 0 here, one
-         of those that are possible. λ₁ = 0 and λ₂ = 1 are (2); 0.02 and 0.1 are the numbers of the authors' code.
+         it is, and A_m(κ) = λ₂ R − λ₁; if R < λ₁/λ₂ the best ê is 0: no direction, no word. As A_m(κ) ≈ κ/m (1 −
+         κ²/(m² + 2m)) for κ well below m, λ₂ = 0.1 holds κ near a tenth of m, or below. At ê = 0, where λ₁ κ has a
+         corner, its gradient is 0 here, one of those that are possible. λ₁ = 0 and λ₂ = 1 are (2). 0.02 and 0.1 stand
+         in the authors' code under these names, in a line that is switched off and multiplies κ by λ₂ and ê·e by λ₁;
+         that way round κ would always be 0. We take them as they are needed here.
     (6)  Other distances: the cosine 1 − cos θ, whose gradient is −(e − cos θ μ)/κ; the square ‖ê − e‖², 2 (ê − e); the
          margin max(0, γ + cos(ê, e_j) − cos(ê, e_t)), with the wrong word j for which cos(ê, e_j) − cos(e_t, e_j) =
-         (μ − e_t)·e_j is greatest: near the prediction, far from the target. The margin alone looks at all words.
-         On average the cosine is least at μ = r/R, the square at ê = r: the same direction as (4). What differs is how
-         much an example counts on the way there.
+         (μ − e_t)·e_j is greatest: near the prediction, far from the target. (γ = ½ is the authors', who may find the
+         target itself to be that word.) The margin alone looks at all words.
+         On average the cosine is least at μ = r/R, the square at ê = r: the same direction as (4). But one W cannot
+         reach it in every context, and how much each distance weighs an example decides where W ends.
 
 Whose vector is it?
     (7)  All e_w have length 1, so ê·e_w, the cosine ê·e_w/κ and −‖ê − e_w‖² = 2 ê·e_w − κ² − 1 put words in one order.
          To find the first is maximum inner product search.
     (8)  By (1) a word has the density C_m(κ) e^{ê·e_w}, and C_m is the same for all. If one word must be meant,
             P(w | h) = e^{ê·e_w} / Σ_v e^{ê·e_v}:  `log_prob`, a softmax whose output vectors are frozen.
-         The loss never saw the sum, so these P are only as good as (1) is true. Other distances have no distribution.
+         The loss never saw the sum, so these P are only as good as (1) is true, often too sharp. With λ₂ = 0.1, κ is a
+         tenth or less of what (1) wants, and P much too flat. Don't compare perplexities. Other distances have no P.
     (9)  The word found is the one nearest to the mean r, greatest Σ_t P(t | h) e_t·e_w. It isn't always the likeliest:
          two words that are alike outvote a third that is likelier than each.
 
-Cost of an example, forward and backward, in multiply-adds: 3 m d, and V is nowhere; a softmax has 3 V d. W and its
-gradient are m rows, not V. But the V m numbers e_w must be there, and to find a word costs m d + V m.
+Cost of an example, forward and backward, in multiply-adds: 3 m d, and V is nowhere; a softmax has 3 V d. Besides it
+takes the steps of `bessel.py`, on one number: for small m and d they are more. W and its gradient are m rows, not V.
+But the V m numbers e_w must be there, and to find a word costs m d + V m.
 
-Beware of approximations. The authors' code (github.com/Sachin19/seq2seq-con, loss.py) replaces −log C_m by the integral
-of a bound that lies above A_m, but with m − 2 in place of m: up to m/(m − 2) times A_m; and it weighs cos θ by
-log(1 + κ), with a constant 0.2: neither (2) nor (5).
+Beware of approximations. In one version the authors' code (github.com/Sachin19/seq2seq-con, loss.py at 570841a)
+replaces −log C_m by the integral of a bound that lies above A_m, but with m − 2 in place of m: up to m/(m − 2) times
+A_m. It weighs cos θ by log(1 + κ), with a constant 0.2: neither (2) nor (5).
 """
 
 import math
+from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
@@ -87,9 +95,10 @@ def von_mises_fisher(
     """Loss and gradient of (5), by default (2) and (3): predicted ê (B, m) and e (B, m) -> loss (B,), G (B, m).
 
     embeddings: the right words' vectors, of length 1. Of arrays, or of tensors if it is to be differentiated again; in
-    float64 inside.
+    float64 inside. κ up to 10¹⁵⁰; beyond, NaN shows.
     """
-    p, e, dim, dtype = in_float64(predicted), in_float64(embeddings), predicted.shape[1], predicted.dtype
+    p, e = _checked_vectors("von_mises_fisher", predicted, embeddings=embeddings)
+    dim, dtype = predicted.shape[1], predicted.dtype
     square = (p * p).sum(axis=1)  # κ², (B,)
     if isinstance(square, mg.Tensor):
         log_c, a_over_kappa = log_normaliser(square, dim=dim), ratio(square, dim=dim)
@@ -105,14 +114,14 @@ def von_mises_fisher(
 
 def cosine_distance(predicted: Any, *, embeddings: Any) -> tuple[Any, Any]:
     """1 − cos θ and its gradient, (6): predicted, embeddings (B, m) -> loss (B,), G (B, m). At ê = 0: 1 and 0."""
-    cosine, gradient = _cosine(in_float64(predicted), in_float64(embeddings))
+    cosine, gradient = _cosine(*_checked_vectors("cosine_distance", predicted, embeddings=embeddings))
     return (1.0 - cosine).astype(predicted.dtype), (-gradient).astype(predicted.dtype)
 
 
 def squared_distance(predicted: Any, *, embeddings: Any) -> tuple[Any, Any]:
     """‖ê − e‖² and its gradient, (6): predicted (B, m), embeddings (B, m) -> loss (B,), G (B, m)."""
-    off = predicted - embeddings
-    return (off * off).sum(axis=1), 2.0 * off
+    p, e = _checked_vectors("squared_distance", predicted, embeddings=embeddings)
+    return ((p - e) ** 2).sum(axis=1).astype(predicted.dtype), (2.0 * (p - e)).astype(predicted.dtype)
 
 
 def cosine_margin(predicted: Any, *, embeddings: Any, negatives: Any, gamma: float = 0.5) -> tuple[Any, Any]:
@@ -120,11 +129,12 @@ def cosine_margin(predicted: Any, *, embeddings: Any, negatives: Any, gamma: flo
 
     Just at the margin the gradient is 0; at ê = 0 the loss is gamma and the gradient 0.
     """
-    dtype = predicted.dtype
-    closer, gradient = _cosine(in_float64(predicted), in_float64(negatives) - in_float64(embeddings))
+    p, e, wrong = _checked_vectors("cosine_margin", predicted, embeddings=embeddings, negatives=negatives)
+    closer, gradient = _cosine(p, wrong - e)
     over = gamma + closer  # linear in the vector: cos(ê, e_j) − cos(ê, e_t)
     active = ~((over.data if isinstance(over, mg.Tensor) else over) <= 0)  # as in `hard.py`: NaN shows
-    return mg.where(active, over, 0.0).astype(dtype), (gradient * active.reshape(-1, 1)).astype(dtype)
+    loss, gradient = mg.where(active, over, 0.0), gradient * active.reshape(-1, 1)
+    return loss.astype(predicted.dtype), gradient.astype(predicted.dtype)
 
 
 def informative_negatives(predicted: type_of_array, targets: type_of_array, embeddings: type_of_array) -> type_of_array:
@@ -134,6 +144,18 @@ def informative_negatives(predicted: type_of_array, targets: type_of_array, embe
     scores = (inverse.reshape(-1, 1) * predicted - embeddings[targets]) @ embeddings.T  # (B, V)
     scores[rows, targets] = -math.inf  # the target is not wrong
     return xp.argmax(scores, axis=1)
+
+
+def _checked_vectors(function: str, predicted: Any, **vectors: Any) -> list[Any]:
+    """ê, and the vectors that it is held against, in float64: all (B, m)."""
+    for name, a in {"predicted": predicted, **vectors}.items():
+        shape = "(B, m)" if a is predicted else f"of predicted's shape {list(predicted.shape)}"
+        if len(a.shape) != 2 or a.shape != predicted.shape or a.dtype.kind not in "fc":
+            raise ValueError(
+                f"losses.structured.von_mises_fisher.{function}: {name} must be floating-point numbers {shape}, "
+                f"got {a.dtype}{list(a.shape)}"
+            )
+    return [in_float64(a) for a in (predicted, *vectors.values())]
 
 
 def _length(square: Any) -> tuple[Any, Any]:
@@ -159,10 +181,10 @@ def unit_rows(vectors: Any) -> type_of_array:
     """The rows of vectors (V, m), each divided by its length, on the device where they are."""
     name = "losses.structured.von_mises_fisher.unit_rows"
     vectors = _as_vectors(f"{name}: vectors", vectors)
-    lengths = _lengths(vectors)
+    largest, lengths = _lengths(vectors)
     if read((lengths == 0).any()):
         raise ValueError(f"{name}: row {read((lengths == 0).argmax())} is zero, and has no direction")
-    return (vectors / lengths[:, None]).astype(vectors.dtype)
+    return (vectors / largest[:, None] / lengths[:, None]).astype(vectors.dtype)
 
 
 # ---- the fast way: a layer with m rows -------------------------------------------------------------------------------
@@ -172,8 +194,8 @@ class VonMisesFisher(StructuredLayer):
     """Predicts the vectors of `vocab_size` words from contexts of `dim` numbers: ê = W h + b.
 
     embeddings: (V, m), frozen, of length 1 (`unit_rows` makes them so). distance: "vmf" for (5), or of (6) "cosine",
-    "l2" or "margin". lambda_1, lambda_2: of "vmf"; 0 and 1 for (2), which is free to become surer and surer. gamma: of
-    "margin". counts: not used. key, bias: see `OutputLayer`.
+    "l2" or "margin". lambda_1, lambda_2: of "vmf"; 0 and 1 for (2), which is free to become surer and surer; lambda_1 0
+    where many words may follow, (5). gamma: of "margin". counts: not used. key, bias: see `OutputLayer`.
     """
 
     def __init__(
@@ -197,9 +219,9 @@ class VonMisesFisher(StructuredLayer):
                 f'losses.VonMisesFisher: distance must be "vmf", "cosine", "l2" or "margin", got {distance!r}'
             )
         self.distance = distance
-        self.lambda_1 = _number("lambda_1", lambda_1, 0 <= lambda_1 < math.inf, "0 or more")
-        self.lambda_2 = _number("lambda_2", lambda_2, 0 < lambda_2 <= 1, "above 0 and at most 1")
-        self.gamma = _number("gamma", gamma, 0 < gamma < math.inf, "above 0")
+        self.lambda_1 = _number("lambda_1", lambda_1, lambda x: 0 <= x < math.inf, "0 or more")
+        self.lambda_2 = _number("lambda_2", lambda_2, lambda x: 0 < x <= 1, "above 0 and at most 1")
+        self.gamma = _number("gamma", gamma, lambda x: 0 < x < math.inf, "above 0")
         self.weight, self.bias = self._table(0, self.embeddings.shape[1])
 
     def predicted(self, hidden: mg.Tensor) -> mg.Tensor:
@@ -279,7 +301,8 @@ class VonMisesFisher(StructuredLayer):
                 f"losses.VonMisesFisher: embeddings must be a vector for each of {self.vocab_size} words, "
                 f"got {len(embeddings)}"
             )
-        lengths = _lengths(embeddings)
+        largest, rest = _lengths(embeddings)
+        lengths = largest * rest
         wrong = abs(lengths - 1) > TOLERANCE
         if read(wrong.any()):
             row = read(wrong.argmax())
@@ -297,8 +320,8 @@ class VonMisesFisher(StructuredLayer):
             )
 
 
-def _number(name: str, value: Any, fits: bool, expected: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not fits:
+def _number(name: str, value: Any, fits: Callable, expected: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not fits(value):
         raise ValueError(f"losses.VonMisesFisher: {name} must be a number {expected}, got {value!r}")
     return float(value)
 
@@ -318,13 +341,20 @@ def _as_vectors(name: str, vectors: Any) -> type_of_array:
     return vectors
 
 
-def _lengths(vectors: type_of_array) -> type_of_array:
-    return xp_of(vectors).sqrt((vectors.astype("float64") ** 2).sum(axis=1))
+def _lengths(vectors: type_of_array) -> tuple[type_of_array, type_of_array]:
+    """Two factors of each row's length, in float64: its largest number, and the length of the row divided by it."""
+    xp = xp_of(vectors)
+    largest = abs(vectors).max(axis=1).astype("float64")
+    scaled = vectors / xp.where(largest == 0, 1.0, largest)[:, None]
+    return largest, xp.sqrt((scaled**2).sum(axis=1))
 
 
-# In PyTorch. The trap: scipy's numbers have no history. Without a Function of one's own, κ's part of the gradient is
-# missing, and nothing warns: G is −e alone. And ive is 0 where κ is below 1 (m = 300) or 113 (m = 1000), as it may be
-# when learning begins: the loss is −∞, and G is NaN. (`vmf_log_normaliser` and `vmf_mean_resultant` are right there.)
+# In PyTorch. The trap: scipy's numbers have no history. torch refuses to hand a kappa over to it until one writes
+# .detach(), as its message advises; from then on nothing warns, and without a Function of one's own κ's part of the
+# gradient is missing: G is −e alone. Derived once more even this one lacks A′: backward() says so, for it is marked
+# once_differentiable, but torch.autograd.grad goes past that. And ive is 0 where κ is below 1 (m = 300) or 113
+# (m = 1000), as it may be when learning begins: the loss is −∞, and G is NaN. At ê = 0 the loss is NaN for every m.
+# (`vmf_log_normaliser` and `vmf_mean_resultant` are right there.)
 IN_PYTORCH = """
 import math
 import scipy.special
@@ -341,6 +371,7 @@ class MinusLogC(torch.autograd.Function):                            # of kappa 
         return (bessel.log() + k - v * k.log() + m / 2 * math.log(2 * math.pi)).to(kappa)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, g):
         return g * ctx.saved_tensors[0], None
 

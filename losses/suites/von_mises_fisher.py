@@ -72,11 +72,6 @@ def vectors(limit: float = 4.0, dtype: str = "float64", dims=(2, 3, 5), zero: bo
     return st.tuples(st.integers(1, 3), st.sampled_from(dims)).flatmap(of)
 
 
-def in_300_dimensions():
-    """The same, all but three of the numbers zero: lengths and angles are those of three dimensions, C isn't."""
-    return vectors(dims=(3,)).map(lambda pair: tuple(np.pad(v, ((0, 0), (0, 297))) for v in pair))
-
-
 def with_lambda_1():
     from hypothesis import strategies as st
 
@@ -93,6 +88,13 @@ def with_both():
     from hypothesis import strategies as st
 
     return st.builds(lambda pair, x, y: (*pair, x, y), vectors(), st.sampled_from([0.5, 0.02]), st.just(0.25))
+
+
+def one_example_with_both():
+    from hypothesis import strategies as st
+
+    predicted, embeddings = np.array([[0.5, -1.0, 0.25], [2.0, 1.0, 0.5]]), np.array([[0.6, 0.8, 0.0], [0.0, 0.6, 0.8]])
+    return st.just((predicted, embeddings, 0.5, 0.25))
 
 
 def targets():
@@ -117,16 +119,36 @@ def one_loss_an_example(f, predicted, embeddings):
         assert np.shape(found) == shape, f"{what} has shape {np.shape(found)}, expected {shape}"
 
 
-def loss_is_minus_log_density(f, predicted, embeddings):
-    m = predicted.shape[1]
+def in_300_dimensions(f):
+    """f of vectors of three numbers, and 297 zeros: lengths and angles are those of three dimensions, C isn't."""
+
+    def longer(predicted, *, embeddings):
+        predicted, embeddings = (np.pad(v, ((0, 0), (0, 297))) for v in (predicted, embeddings))
+        loss, g = f(predicted, embeddings=embeddings)
+        assert not np.asarray(g)[:, 3:].any(), "G is not zero where both ê and e are"
+        return loss, np.asarray(g)[:, :3]
+
+    return longer
+
+
+def loss_in_300_dimensions(f, predicted, embeddings):
+    loss_is_minus_log_density(in_300_dimensions(f), predicted, embeddings, 300)
+
+
+def gradient_in_300_dimensions(f, predicted, embeddings):
+    gradient_is_mean_minus_target(in_300_dimensions(f), predicted, embeddings, 300)
+
+
+def loss_is_minus_log_density(f, predicted, embeddings, dim=None):
+    m = dim or predicted.shape[1]
     expected = [-log_normaliser(m, kappa) - dot for kappa, dot in parts(predicted, embeddings)]
     with np.errstate(all="ignore"):
         loss, _ = f(predicted, embeddings=embeddings)
     close(loss, expected, "the loss")
 
 
-def gradient_is_mean_minus_target(f, predicted, embeddings):
-    m, found = predicted.shape[1], parts(predicted, embeddings)
+def gradient_is_mean_minus_target(f, predicted, embeddings, dim=None):
+    m, found = dim or predicted.shape[1], parts(predicted, embeddings)
     pull = [mean_resultant(m, kappa) / kappa for kappa, _ in found]
     expected = [[r * p - e for p, e in zip(ps, es)] for r, ps, es in zip(pull, predicted.tolist(), embeddings.tolist())]
     with np.errstate(all="ignore"):
@@ -196,6 +218,17 @@ def lambda_2_weighs_the_target(f, predicted, embeddings, lambda_2):
     close(g, pull[:, None] * predicted - lambda_2 * embeddings, f"G with lambda_2={lambda_2}")
 
 
+def not_exchanged(f, predicted, embeddings, lambda_1, lambda_2):
+    """Says nothing of a loss that is wrong in another way."""
+    with np.errstate(all="ignore"):
+        loss, _ = f(predicted, embeddings=embeddings, lambda_1=lambda_1, lambda_2=lambda_2)
+    m, found = predicted.shape[1], parts(predicted, embeddings)
+    exchanged = [-log_normaliser(m, k) - lambda_1 * dot + lambda_2 * k for k, dot in found]
+    assert np.shape(loss) != np.shape(exchanged) or not np.allclose(loss, exchanged, rtol=1e-6), (
+        f"with lambda_1={lambda_1}, lambda_2={lambda_2} the loss is −log C − {lambda_1} ê·e + {lambda_2} κ"
+    )
+
+
 def both_together(f, predicted, embeddings, lambda_1, lambda_2):
     loss, _ = f(predicted, embeddings=embeddings, lambda_1=lambda_1, lambda_2=lambda_2)
     m, found = predicted.shape[1], parts(predicted, embeddings)
@@ -220,6 +253,15 @@ CHAPTER = Chapter(
             one_loss_an_example,
         ),
         Lesson(
+            "λ₁ is κ's, λ₂ is ê·e's",
+            "(5)",
+            """λ₁ and λ₂ together: −log C(κ) − λ₂ ê·e + λ₁ κ. You have exchanged them. (So does
+            the authors' code, in a line that is switched off.)""",
+            one_example_with_both,
+            not_exchanged,
+            option="lambda_1",
+        ),
+        Lesson(
             "the loss is −log C(κ) − ê·e",
             "(2)",
             """κ is the length of ê, and ê·e = κ cos θ, not cos θ. In m dimensions the order of the Bessel function in
@@ -230,16 +272,17 @@ CHAPTER = Chapter(
         Lesson(
             "300 dimensions are like three",
             "(2)",
-            """The Bessel function of order 149 is some 10⁻³⁰⁶ at κ = 1 and 10⁻³⁵⁰ at κ = ½, which no float can hold:
-            take its logarithm without computing it, as `losses.vmf_log_normaliser` does.""",
-            in_300_dimensions,
-            loss_is_minus_log_density,
+            """The Bessel function of order 149 is some 10⁻³⁵⁰ at κ = ½, which no float can hold, and
+            `scipy.special.ive` gives up even earlier, at 10⁻³⁰⁴: take its logarithm without computing it, as
+            `losses.vmf_log_normaliser` does. (The example has 297 zeros besides.)""",
+            lambda: vectors(dims=(3,)),
+            loss_in_300_dimensions,
         ),
         Lesson(
             "G is A(κ) ê/κ − e",
             "(3)",
-            """The derivative of −log C is A = I_{m/2} / I_{m/2−1}, in the direction ê/κ. Approximations of A are off by
-            a factor of up to m/(m − 2) if their order is.""",
+            """The derivative of −log C is A = I_{m/2} / I_{m/2−1}, in the direction ê/κ, which is not ê: A ê is κ times
+            too much. Approximations of A are off by a factor of up to m/(m − 2) if their order is.""",
             vectors,
             gradient_is_mean_minus_target,
         ),
@@ -247,9 +290,9 @@ CHAPTER = Chapter(
             "G in 300 dimensions",
             "(3)",
             """Both Bessel functions of the ratio A may be zero in floating point, the ratio isn't. It comes from the
-            recurrence, downwards: `losses.vmf_mean_resultant`.""",
-            in_300_dimensions,
-            gradient_is_mean_minus_target,
+            recurrence, downwards: `losses.vmf_mean_resultant`. (The example has 297 zeros besides.)""",
+            lambda: vectors(dims=(3,)),
+            gradient_in_300_dimensions,
         ),
         Lesson(
             "G is the derivative of the loss",

@@ -178,8 +178,11 @@ def test_every_claim_can_hold():
     [
         ({"vmf-both": (0.2, 900.0, 4.0)}, 0),
         ({"softmax": (0.3, 1e3, None)}, 1),
+        ({"softmax": (0.211, 1e3, None)}, 1),
         ({"l2": (0.25, 9e3, None)}, 2),
+        ({"l2": (0.191, 9e3, None)}, 2),
         ({"vmf": (0.25, 8e3, 40.0)}, 3),
+        ({"vmf": (0.191, 8e3, 40.0)}, 3),
         ({"vmf-2": (0.17, 8e3, 30.0)}, 4),
         ({"vmf-1": (0.16, 8e3, 3.0)}, 4),
         ({"margin": (0.1, 1e4, None)}, 5),
@@ -187,6 +190,10 @@ def test_every_claim_can_hold():
 )
 def test_a_claim_that_does_not_hold_is_told_from_those_that_do(changes, broken):
     assert [i for i, row in enumerate(demo.verdicts(made_up(**changes))) if not row["holds"]] == [broken]
+
+
+def test_a_softmax_that_is_better_by_less_than_a_percentage_point_is_on_par():
+    assert all(row["holds"] for row in demo.verdicts(made_up(softmax=(0.209, 1e3, None))))
 
 
 def test_a_claim_is_not_told_if_one_of_its_models_is_missing():
