@@ -377,6 +377,13 @@ def test_step_6_no_other_number_of_bins_is_better(power):
     assert math.isclose(expected_rows(counts, sqrt_count_classes(counts)), min(costs), rel_tol=1e-12)
 
 
+def test_step_6_the_best_number_of_bins_may_be_below_s():
+    counts = np.array([19.0, 9.0, *[1.0] * 8])
+    costs = [expected_rows(counts, sqrt_count_classes(counts, c)) for c in range(1, 11)]
+    assert round(np.sqrt(counts / counts.sum()).sum()) == 3
+    assert best_num_classes(counts) == 1 + np.argmin(costs) == 2
+
+
 @pytest.mark.parametrize("make", [equal_size_classes, equal_mass_classes, sqrt_count_classes])
 @given(st.integers(1, 12).flatmap(counts), st.data())
 def test_step_6_bins_cut_the_order_of_frequency(make, counts, data):
@@ -592,6 +599,16 @@ def test_step_8_it_visits_the_classes_that_are_not_less_probable_than_the_last_w
 
 
 @pytest.mark.cpu
+def test_step_8_the_more_probable_of_the_other_classes_comes_first_and_may_save_the_next():
+    """Of 0.4, 0.35 and 0.25, with two words of 0.2, one of 0.35 and one of 0.25: 0.35 is found before 0.25 is due."""
+    layer = ClassSoftmax(4, 2, key=KEY, classes=[1, 2, 0, 0])
+    layer.class_bias = mg.param(np.log(np.array([0.4, 0.35, 0.25], "float32")))
+    layer.class_weight, layer.words = mg.param(0.0 * layer.class_weight.data), Noting(layer.words)
+    assert layer.topk(np.zeros((1, 2), "float32"), 1)[0].tolist() == [[0]]
+    assert layer.words.begins == [0, 2]  # the rows of the classes 0 and 1
+
+
+@pytest.mark.cpu
 @fewer
 @given(partitions(9), st.integers(1, 9), st.integers(0, 99))
 def test_step_8_in_a_batch_each_looks_into_its_best_classes_and_then_into_none_that_is_less_probable(classes, k, seed):
@@ -751,10 +768,12 @@ def test_places_that_are_none_are_refused_and_not_written_to(loss, change, error
 
 
 @pytest.mark.cpu
-def test_scores_of_more_examples_than_there_are_classes_for_are_refused():
+@pytest.mark.parametrize("examples", [(1, 2), (2, 1), (2, 3)])
+def test_scores_of_classes_and_of_words_for_different_numbers_of_examples_are_refused(examples):
     ids = {name: np.array([0, 0]) for name in ("target_class", "target_word")} | {"sizes": np.array([1, 1])}
-    with pytest.raises(ValueError, match=r"for scores \(B, C\) and \(B, n\), got int64 \[2\], \[1, 4\], \[2, 300\]"):
-        class_softmax(np.zeros((1, 4)), np.zeros((2, 300)), **ids)
+    got = r"got int64 \[2\], \[{}, 4\], \[{}, 600\]".format(*examples)
+    with pytest.raises(ValueError, match=rf"for scores \(B, C\) and \(B, n\), {got}"):
+        class_softmax(np.zeros((examples[0], 4)), np.zeros((examples[1], 600)), **ids)
 
 
 def test_a_batch_size_of_none_is_refused():
