@@ -46,7 +46,7 @@ def best_num_classes(counts: Any) -> int:
             classes = sqrt_count_classes(counts, number)
             cost, best = min((cost, best), (expected_rows(counts, classes), number))
             used = int(classes.max()) + 1  # some bins may be empty
-            if used + S**2 / used >= cost and (used - S) * (number - S) >= 0:
+            if used + S**2 / used >= cost:
                 break
     return best
 
