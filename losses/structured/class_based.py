@@ -2,54 +2,66 @@
 
 A softmax over V words looks at a row of W for each. Goodman ("Classes for fast maximum entropy training", ICASSP 2001)
 assigns each word to one of C classes, and has two small decisions instead of a large one. The slide: P(c | h) =
-softmax(…), P(x | c, h) = softmax(…). "Quiz: What is the computational complexity?" Steps (4) to (7) are the answer.
+softmax(…), P(x | c, h) = softmax(…). "Quiz: What is the computational complexity?" In a line: O(√V d) for a word's
+probability and its gradient, instead of O(V d). With √V classes of √V words 2√V rows, 200 instead of 10,000: (4). What
+frequencies change, (5) to (7) show: under Zipf's law 2S ≈ 4 √(V / H_V), with H_V = 1 + 1/2 + … + 1/V, 127 rows. All V
+probabilities still cost O(V d), and the best word may cost as much, (8).
 
     h     the context, d numbers; t the right word           n_c   how many words class c has; V words, C classes
-    c(w)  the class of word w: a partition of the words      q(w)  how often w occurs; Q_c = Σ_{w∈c} q(w)
+    c(w)  the class of word w: a partition of the words      q(w)  count(w) / Σ count, its share; Q_c = Σ_{w∈c} q(w)
     s_c   the score of a class, U_c · h + a_c                s_w   the score of a word, W_w · h + b_w
 
 The loss.
-    (1)  P(w | h) = P(c(w) | h) P(w | c(w), h),   P(c | h) = e^{s_c} / Σ_k e^{s_k},   P(w | c, h) = e^{s_w} / Σ_{v∈c}
-         e^{s_v}.  It sums to one for every partition:  Σ_w P(w | h) = Σ_c P(c | h) Σ_{w∈c} P(w | c, h) = Σ_c P(c | h).
+    (1)  P(w | h) = P(c(w) | h) P(w | c(w), h),
+             P(c | h) = e^{s_c} / Σ_k e^{s_k},   P(w | c, h) = e^{s_w} / Σ_{v∈c} e^{s_v}.
+         It sums to one for every partition:  Σ_w P(w | h) = Σ_c P(c | h) Σ_{w∈c} P(w | c, h) = Σ_c P(c | h).  It is
+         another model than the softmax, of V + C rows, not an estimate of it.
     (2)  L = −log P(c(t) | h) − log P(t | c(t), h): the loss of `softmax.py` twice, over classes and over one class's
-         words. Classes differ in size, so in a batch the words' scores are an array (B, L) with filling on the right,
-         which must count as e^{−∞} = 0. (As zeros it would be words with a score of 0.)
+         words. Classes differ in size, so the words' scores of a batch of B are an array (B, width) with filling on the
+         right, which must count as e^{−∞} = 0. (As zeros it would be words with a score of 0.)
 
 Its gradient.
     (3)  G_c = P(c | h) − 1[c = c(t)] for every class;  G_w = P(w | c(t), h) − 1[w = t] for the words of c(t), and zero
          for all others. So C + n_{c(t)} rows are looked at, and have a gradient: `log_prob_of` needs no others either.
-         With a single class, or with a class for each word, it is the full softmax.
+         With a single class, or each word its own, it is the full softmax, and costs one row more, V + 1.
 
 The quiz.
     (4)  C classes of V/C words each: C + V/C rows. As (√C − √(V/C))² ≥ 0 that is 2√V at least, and 2√V for C = √V.
     (5)  But words are not equally frequent. The expected number of rows is  C + Σ_w q(w) n_{c(w)} = C + Σ_c Q_c n_c.
-         Bins of equal mass, Q_c = 1/C, of words in order of frequency (Mikolov et al., ICASSP 2011) have frequent words
-         in small classes, and yet they gain nothing:  Σ_c (1/C) n_c = V/C,  what equal sizes cost.  (A word heavier
-         than a bin leaves bins empty, which can be dropped. Under Zipf's law, V = 10,000, C = 100, that leaves 80 bins
-         and 180 rows, instead of 200.)
-    (6)  By Cauchy and Schwarz  Q_c n_c = Σ_{w∈c} q(w) Σ_{w∈c} 1 ≥ (Σ_{w∈c} √q(w))² = S_c²,  and  Σ_c S_c² ≥ S² / C with
-         S = Σ_w √q(w).  So any partition costs  C + S²/C ≥ 2S  or more, with equality if the words of a class are
-         equally frequent, all S_c are equal, and C = S. Bins of equal Σ√count (Mikolov's RNNLM 0.4 has them) come near
-         it, if words of nearby ranks are about as frequent. S² takes the place of V in (4): it is V if q is uniform,
-         else less. Zipf's law again: 140 rows for C = √V = 100, 127.1 for C = S = 63, and 2S is 126.9.
-    (7)  Given the sizes, the sum is least if more frequent words are in smaller classes, so the best partition cuts the
-         order of frequency. What is best for the first j words, f(j) = min_i f(i) + 1 + (Q_j − Q_i)(j − i) with Q_j
-         their mass, ends in a class of the words i + 1 … j. That is exact, in O(V²), or by the kernel O(V log V) (Zweig
-         and Makarychev, "Speed regularization and optimality in word classing", ICASSP 2013, have a dynamic program of
-         this kind). It is the layer's default: under Zipf's law it gains next to nothing on (6), under a steeper one,
-         where neighbours differ by factors and (6) is far from equality, √count bins cost many times as much.
+         Bins of equal mass, in order of frequency (Mikolov et al., ICASSP 2011), have frequent words in small classes,
+         and yet cost what equal sizes do,  Σ_c (1/C) n_c = V/C,  if every bin has just 1/C. A word heavier than a bin
+         forbids that. RNNLM gives it a class of its own and goes on: under Zipf's law, V = 10,000, C = 100, 200 rows.
+         Here the bins that it covers are dropped: 80 bins, 180 rows; 177 for the best C, still far from (6).
+    (6)  By Cauchy and Schwarz  Q_c n_c = Σ_{w∈c} q(w) Σ_{w∈c} 1 ≥ (Σ_{w∈c} √q(w))² = R_c²,  and  Σ_c R_c² ≥ S² / C with
+         S = Σ_w √q(w).  So any partition costs at least C + S²/C, and that is at least 2S. The first is reached if the
+         words of a class are equally frequent and all R_c are equal, the second if C = S. Bins of equal Σ√count (RNNLM
+         has them, too) come near it, if words of nearby ranks are about as frequent. S² takes the place of V in (4): it
+         is V if q is uniform, else less. Zipf's law again: 140 rows for C = 100, 127.1 for C = 64, and 2S is 126.9.
+    (7)  To swap v of class c and w of class k changes the sum by (q(v) − q(w)) (n_k − n_c). So it is least if more
+         frequent words are in smaller classes, and a best partition cuts the order of frequency. What is best for the
+         first j words,  f(j) = min_i f(i) + 1 + (Q_j − Q_i)(j − i)  with Q_j their mass, ends in a class of the words
+         i + 1 … j. That is exact, in O(V²), or, as the best i rises with j, in O(V log V) by the kernel. (Zweig and
+         Makarychev, "Speed regularization and optimality in word classing", ICASSP 2013, have a dynamic program of this
+         kind.) It is the layer's default. Up to rank^−2 it gains less than a thousandth on (6); where frequencies fall
+         faster, and S is near 1, more: for rank^−3 7 rows, bins of equal Σ√count 9 for the best C, 645 for C = S.
 
 How fast is one thing, how good another. Any words in classes of these sizes and masses are as fast, but the model has
 to tell the classes apart: Zweig and Makarychev find that classes made for speed degrade the perplexity by 5 to 10
-percent, against those of words that behave alike. Give such, from a clustering of your own, with `classes=`.
+percent, against those of words that behave alike. Give such with `classes=`: from Brown et al. ("Class-based n-gram
+models of natural language", Computational Linguistics 1992), say, or from mkcls (Och, EACL 1999).
 
 At test.
-    (8)  P(w | h) ≤ P(c(w) | h). So for the k best words visit the classes best first, and stop where the class's
-         probability is below the k-th best word found: no word of it, or of those after it, can be among the k.
-    (9)  A batch of B examples touches the rows of a class once, if any of its targets is there. That is so with
-         probability 1 − (1 − Q_c)^B: in expectation Σ_c n_c (1 − (1 − Q_c)^B) of W's rows.
+    (8)  P(w | h) ≤ P(c(w) | h). So for the k best words look at the most probable classes, until they hold k words, and
+         then at those only that are as probable as the k-th best word found: no word of another can be among the k.
+         How many these are depends on h: one for a sure model, all for an unsure one.
+    (9)  A batch of B examples touches the rows of a class once, if any of its targets is there. If they are drawn
+         independently, that is so with probability 1 − (1 − Q_c)^B: in expectation Σ_c n_c (1 − (1 − Q_c)^B) of W's
+         rows. (That is memory traffic of the big table. The multiply-adds stay those of (5), whatever B is.)
 
-Cost per example, forward and backward: 3 (C + n_{c(t)}) d multiply-adds; under Zipf's law 3 · 2S d on average.
+Cost per example, forward and backward: 3 (C + n_{c(t)}) d multiply-adds, under Zipf's law 3 · 127 d on average. That
+is by the kernel, which reads a class as long as it is. Array code, a GPU and the PyTorch lines below fill each row up
+to the widest class, and cost 3 (C + max_c n_c) d: 373 rows for the best partition, and 200 for classes of equal size,
+which are the best there. Give `classes=equal_size_classes(counts, round(√V))`.
 """
 
 import math
@@ -57,31 +69,41 @@ from typing import Any
 
 import minigrad as mg
 from minigrad.arguments import whole
-from minigrad.backend import asarray_like, on_cpu, quiet, read, to_cpu, type_of_array, xp_of
-from minigrad.ids import note_range, placed_ids
+from minigrad.backend import on_cpu, quiet, read, to_cpu, type_of_array, xp_of
+from minigrad.ids import note_range
 from minigrad.rows import worth_a_kernel
-from minigrad.rules import array_of, look_up, scatter_rows
+from minigrad.rules import look_up, scatter_rows
 from minigrad.rules import rows as rows_of
 
-from ..layer import ScoreCost, of_scores, row_scores
-from ..samplers import checked_counts
+from ..layer import ScoreCost, best, of_scores, row_scores
 from ..softmax import softmax_cross_entropy
 from . import kernels
-from .layer import StructuredLayer, by_frequency
+from .layer import StructuredLayer
+from .partitions import (  # noqa: F401, are found here, too
+    best_classes,
+    checked_classes,
+    equal_mass_classes,
+    equal_size_classes,
+    expected_rows,
+    frequencies,
+    sqrt_count_classes,
+    sums,
+    unsorted,
+)
 
 # ---- the naive way: the slide's formula, left to the engine ------------------------------------------------------
 
 
 def class_softmax_naive(class_scores: Any, word_scores: Any, *, target_class: Any, target_word: Any, sizes: Any) -> Any:
     """(1) and (2) as they stand, arguments as for `class_softmax`: -> loss (B,). Infinite or NaN for large scores."""
-    e = mg.where(_filling(word_scores, sizes), 0.0, mg.exp(word_scores))  # (B, L)
+    e = mg.where(_filling(word_scores, sizes), 0.0, mg.exp(word_scores))  # (B, n)
     of_class = mg.take_along_axis(mg.softmax(class_scores), target_class[:, None], axis=1)[:, 0]
     in_class = mg.take_along_axis(e, target_word[:, None], axis=1)[:, 0] / e.sum(axis=1)
     return -mg.log(of_class * in_class)
 
 
 def _filling(word_scores: Any, sizes: type_of_array) -> type_of_array:
-    """Which of the columns are no words: (B, L) booleans."""
+    """Which of the columns are no words: (B, n) booleans."""
     return xp_of(sizes).arange(word_scores.shape[1]) >= sizes[:, None]
 
 
@@ -96,19 +118,37 @@ def class_softmax(
     target_word: type_of_array,
     sizes: type_of_array,
 ) -> tuple[Any, Any, Any]:
-    """Loss (2) and gradient (3): class_scores (B, C), word_scores (B, L) -> loss (B,), ∂L/∂s_c (B, C), ∂L/∂s_w (B, L).
+    """Loss (2) and gradient (3): class_scores (B, C), word_scores (B, n) -> loss (B,), ∂L/∂s_c (B, C), ∂L/∂s_w (B, n).
 
     Of arrays, or of tensors if it is to be differentiated again. word_scores: of the words of the target's class, in
     the first sizes[b] columns; what the others hold is not looked at, and has G = 0. target_class (B,): the number of
     the class; target_word (B,): that of the word in its class.
     """
+    _check_places(class_scores, word_scores, target_class, target_word, sizes)
     class_loss, G_class = softmax_cross_entropy(class_scores, target_class)
     word_loss, G_word = _ragged_softmax(word_scores, target_word, sizes)
     return class_loss + word_loss, G_class, G_word
 
 
+def _check_places(class_scores: Any, word_scores: Any, target_class, target_word, sizes) -> None:
+    """A kernel would read and write past the ends of arrays. (On a GPU there is none, and one would have to wait.)"""
+    (batch, num_classes), width = class_scores.shape, word_scores.shape[1]
+    for name, ids, low, high, limits in (
+        ("target_class", target_class, 0, num_classes, f"[0, {num_classes})"),
+        ("sizes", sizes, 1, width + 1, f"[1, {width}]"),
+        ("target_word", target_word, 0, sizes, "[0, sizes)"),
+    ):
+        if not len(ids) == len(word_scores) == batch or ids.ndim != 1 or ids.dtype.kind not in "iu":
+            of = f"losses.class_softmax: {name} must be integers (B,) for scores (B, C) and (B, n)"
+            shapes = ", ".join(str(list(part.shape)) for part in (ids, class_scores, word_scores))
+            raise ValueError(f"{of}, got {ids.dtype} {shapes}")
+        if on_cpu(ids) and (wrong := (ids < low) | (ids >= high)).any():
+            of = f" of {sizes[wrong][0]}" if ids is target_word else ""
+            raise IndexError(f"losses.class_softmax: {name} must lie in {limits}, got {ids[wrong][0]}{of}")
+
+
 def _ragged_softmax(scores: Any, targets: type_of_array, sizes: type_of_array) -> tuple[Any, Any]:
-    """`softmax_cross_entropy` of the first sizes[b] columns of each row: loss (B,), G (B, L), zero in the filling."""
+    """`softmax_cross_entropy` of the first sizes[b] columns of each row: loss (B,), G (B, n), zero in the filling."""
     if type(scores) is not mg.Tensor and worth_a_kernel(scores, scores, 512):
         losses, G = xp_of(scores).empty(len(scores), scores.dtype), xp_of(scores).empty_like(scores)
         kernels.ragged_softmax(scores, targets, sizes, losses, G)
@@ -117,118 +157,6 @@ def _ragged_softmax(scores: Any, targets: type_of_array, sizes: type_of_array) -
 
 
 class_softmax_loss = of_scores(class_softmax)
-
-
-# ---- which word is in which class -----------------------------------------------------------------------------------
-
-
-def equal_size_classes(counts: Any, num_classes: int) -> type_of_array:
-    """The class of each word, (V,): `num_classes` equally large ones, but for one word, in order of frequency (4)."""
-    return _in_bins("equal_size_classes", counts, 0.0, num_classes)
-
-
-def equal_mass_classes(counts: Any, num_classes: int) -> type_of_array:
-    """The class of each word, (V,), in order of frequency: bins of equal probability (5); empty ones are dropped."""
-    return _in_bins("equal_mass_classes", counts, 1.0, num_classes)
-
-
-def sqrt_count_classes(counts: Any, num_classes: int | None = None) -> type_of_array:
-    """The class of each word, (V,), in order of frequency: bins of equal Σ√count (6); empty ones are dropped.
-
-    num_classes: `best_num_classes(counts)` unless given.
-    """
-    return _in_bins("sqrt_count_classes", counts, 0.5, best_num_classes(counts) if num_classes is None else num_classes)
-
-
-def best_num_classes(counts: Any) -> int:
-    """S = Σ√q to the nearest whole number: the best for bins of equal Σ√count, where (6) is near equality."""
-    q = _frequencies(checked_counts("losses.best_num_classes", counts))
-    return round(read((q**0.5).sum()))
-
-
-def best_classes(counts: Any) -> type_of_array:
-    """The class of each word, (V,), in the order of frequency: the partition of the least `expected_rows` (7)."""
-    counts = checked_counts("losses.best_classes", counts)
-    order, xp = by_frequency(counts), xp_of(counts)
-    mass = to_cpu(xp.concatenate([xp.zeros(1), _frequencies(counts)[order].cumsum()]))  # Q_0 … Q_V
-    if worth_a_kernel(mass, mass):
-        last = xp_of(mass).empty(len(mass), "int64")
-        kernels.best_cuts(mass, last)
-    else:
-        last = best_cuts_naive(mass)
-    begins, j = xp_of(mass).zeros(len(mass) - 1, "int64"), len(mass) - 1
-    while j > 0:
-        j = int(last[j])
-        begins[j] = 1
-    return _unsorted(asarray_like(begins.cumsum() - 1, counts), order)
-
-
-def best_cuts_naive(mass: type_of_array) -> type_of_array:
-    """(7): mass (V + 1,), Q_j -> (V + 1,), for the first j words where their last class begins. O(V²)."""
-    xp = xp_of(mass)
-    f, last, i = xp.zeros(len(mass)), xp.zeros(len(mass), "int64"), xp.arange(len(mass))
-    for j in range(1, len(mass)):
-        up_to_j = f[:j] + 1.0 + (mass[j] - mass[:j]) * (j - i[:j])
-        last[j] = up_to_j.argmin()
-        f[j] = up_to_j[last[j]]
-    return last
-
-
-def expected_rows(counts: Any, classes: Any) -> float:
-    """C + Σ_w q(w) n_{c(w)}, (5): the rows that one token looks at, for classes (V,), the class of each word."""
-    counts = checked_counts("losses.expected_rows", counts)
-    classes, sizes = _checked_classes("losses.expected_rows", classes, counts)
-    return len(sizes) + float(read((_frequencies(counts) * sizes[classes]).sum()))
-
-
-def _frequencies(counts: type_of_array) -> type_of_array:
-    """q(w), (V,): of counts whose sum may overflow."""
-    counts = counts / counts.max()
-    return counts / counts.sum()
-
-
-def _in_bins(name: str, counts: Any, power: float, num_classes: int) -> type_of_array:
-    """Bins of equal Σ count^power: each word, in order of frequency, is in the bin where the middle of its part is."""
-    counts = checked_counts(f"losses.{name}", counts)
-    if whole(f"losses.{name}: num_classes", num_classes) > len(counts):
-        raise ValueError(f"losses.{name}: num_classes must lie in 1 to {len(counts)}, got {num_classes}")
-    order, xp = by_frequency(counts), xp_of(counts)
-    weight = _frequencies(counts)[order] ** power  # 0⁰ = 1
-    middle = weight.cumsum() - 0.5 * weight
-    bins = xp.minimum(middle * (num_classes / weight.sum()), num_classes - 1).astype("int64")
-    return _unsorted(xp.concatenate([xp.zeros(1, "int64"), bins[1:] > bins[:-1]]).cumsum(), order)  # no empty ones
-
-
-def _unsorted(values: type_of_array, order: type_of_array) -> type_of_array:
-    """values[i] for the word order[i], as an array by words."""
-    found = xp_of(order).empty_like(values)
-    found[order] = values
-    return found
-
-
-def _sums(classes: type_of_array, values: Any, num_classes: int) -> type_of_array:
-    """What the words of each class have together, (C,), of values (V,) or of one number for each."""
-    sums = xp_of(classes).zeros(num_classes, getattr(values, "dtype", "int64"))
-    xp_of(classes).add.at(sums, classes, values)
-    return sums
-
-
-def _checked_classes(name: str, classes: Any, counts: type_of_array) -> tuple[type_of_array, type_of_array]:
-    """The class of each word (V,), and how many words each class has (C,), where `counts` is."""
-    expected = f"{name}: classes must be {len(counts)} integers, the class of each word (so that none is in two)"
-    try:
-        classes = placed_ids(f"{name}: classes", array_of(classes), len(counts), counts)
-    except ValueError:  # lists of different lengths
-        raise ValueError(f"{expected}, got {classes!r:.60}") from None
-    if classes.shape != counts.shape:
-        raise ValueError(f"{expected}, got shape {list(classes.shape)}")
-    sizes = _sums(classes, 1, int(read(classes.max())) + 1)
-    if not read((sizes > 0).all()):
-        empty = int(read(sizes.argmin()))
-        raise ValueError(
-            f"{name}: classes must be numbered 0, 1, …, C − 1, but no word is in class {empty} of 0 to {len(sizes) - 1}"
-        )
-    return classes, sizes
 
 
 # ---- the fast way: a class's rows lie side by side, and are read once a batch ----------------------------------------
@@ -291,9 +219,9 @@ class ClassSoftmax(StructuredLayer):
         if classes is None:
             least = xp.where(self.counts > 0, self.counts, math.inf).min()
             classes = best_classes(xp.maximum(self.counts, least))
-        self.classes, self._sizes = _checked_classes("losses.ClassSoftmax", classes, self.counts)
+        self.classes, self._sizes = checked_classes("losses.ClassSoftmax", classes, self.counts)
         self.words = self.classes.argsort(kind="stable")  # of each row of W; in a class by their ids
-        self.place = _unsorted(xp.arange(vocab_size), self.words)
+        self.place = unsorted(xp.arange(vocab_size), self.words)
         self._first = self._sizes.cumsum() - self._sizes
         sizes = to_cpu(self._sizes).tolist()
         self.num_classes, self._widest = len(sizes), max(sizes)
@@ -330,66 +258,81 @@ class ClassSoftmax(StructuredLayer):
         xp, own = xp_of(scores.data), self.classes[self.words]  # (V,): the class of each row
         top = xp.stack([scores.data[i:j].max(axis=0) for i, j in zip(self._bounds, self._bounds[1:])])  # (C, B)
         scores = scores - top[own]
-        sums = scatter_rows(mg.exp(scores), ids=own, shape=top.shape)  # (C, B): Σ_{w∈c} e^{s_w}
-        logs = mg.log_softmax(self._class_scores(hidden)).T - mg.log(sums)
+        totals = scatter_rows(mg.exp(scores), ids=own, shape=top.shape)  # (C, B): Σ_{w∈c} e^{s_w}
+        logs = mg.log_softmax(self._class_scores(hidden)).T - mg.log(totals)
         return look_up(scores + look_up(logs, ids=own), ids=self.place).T
 
     def topk(self, hidden, k):
-        """The k most probable words, best first: ids (B, k), their log P(w | h) (B, k). By (8), of the best classes.
+        """The k most probable words, best first: ids (B, k), their log P(w | h) (B, k). By (8), and of each class for
+        all contexts that need it at once.
 
-        On a GPU from all words: to hear of each class whether to go on would take longer.
+        On a GPU from all words: to hear of each class who needs it would take longer.
         """
         hidden = hidden if isinstance(hidden, mg.Tensor) else mg.tensor(hidden)
         if not on_cpu(hidden.data) or whole("losses.ClassSoftmax.topk: k", k) > self.vocab_size:
             return super().topk(hidden, k)
-        hidden = self._checked(hidden)
         with mg.no_grad():
-            classes = mg.log_softmax(self._class_scores(hidden)).data  # (B, C)
-        found = [self._best_words(*pair, k) for pair in zip(hidden.data, classes)]
-        return tuple(xp_of(classes).stack(parts) for parts in zip(*found))
+            log_p = mg.log_softmax(self._class_scores(self._checked(hidden))).data  # (B, C)
+        xp, (batch, num_classes) = xp_of(log_p), log_p.shape
+        order = (-log_p).argsort(axis=1, kind="stable")
+        sizes, first = self._sizes[order], xp.empty(log_p.shape, bool)
+        first[xp.arange(batch)[:, None], order] = sizes.cumsum(axis=1) - sizes < k  # better classes hold fewer words
+        found = xp.full((batch, k), self.vocab_size), xp.full((batch, k), -math.inf, log_p.dtype)
+        with quiet():
+            for c in range(num_classes):
+                self._look_into(c, first[:, c].nonzero()[0], hidden.data, log_p[:, c], *found)
+            for c in (-log_p.mean(axis=0)).argsort(kind="stable").tolist():  # so that bounds are soon tight
+                needed = (log_p[:, c] >= found[1][:, -1]) & ~first[:, c]  # (8)
+                self._look_into(c, needed.nonzero()[0], hidden.data, log_p[:, c], *found)
+        return found
 
-    def _best_words(self, h: type_of_array, log_p: type_of_array, k: int) -> tuple[type_of_array, type_of_array]:
-        """(8) for one context (d,), with log P(c | h) (C,): the k best words and their log P(w | h), (k,) both."""
-        xp = xp_of(h)
-        ids, scores = xp.empty(0, "int64"), xp.empty(0, h.dtype)
-        for c in (-log_p).argsort(kind="stable").tolist():
-            if len(ids) == k and log_p[c] < scores[-1]:
-                break
-            rows = slice(self._bounds[c], self._bounds[c + 1])
-            words = self.weight.data[rows] @ h + (0.0 if self.bias is None else self.bias.data[rows])
-            ids = xp.concatenate([ids, self.words[rows]])
-            scores = xp.concatenate([scores, log_p[c] + mg.log_softmax(words)])
-            order = xp.lexsort((ids, -scores))[:k]  # among equals the smaller id
-            ids, scores = ids[order], scores[order]
-        return ids, scores
+    def _look_into(self, c: int, who: type_of_array, hidden: type_of_array, log_p: type_of_array, ids, scores) -> None:
+        """The contexts `who` look for words in class c, whose log P(c | h) is log_p (B,): into ids, scores (B, k)."""
+        if not len(who):
+            return
+        rows = slice(self._bounds[c], self._bounds[c + 1])
+        words, s = self.words[rows], hidden[who] @ self.weight.data[rows].T  # (m, n_c)
+        s = s if self.bias is None else s + self.bias.data[rows]
+        s -= s.max(axis=1, keepdims=True)
+        xp, k = xp_of(s), ids.shape[1]
+        of_best = log_p[who] - xp.log(xp.exp(s).sum(axis=1))  # log P(w | h) of the class's best word, whose s is 0
+        useful = ~(of_best < scores[who, -1])
+        who, s = who[useful], s[useful] + of_best[useful, None]
+        places = best(s, min(k, len(words)))
+        all_ids = xp.concatenate([ids[who], words[places]], axis=1)
+        all_scores = xp.concatenate([scores[who], xp.take_along_axis(s, places, axis=1)], axis=1)
+        order = xp.lexsort((all_ids, -all_scores))[:, :k]  # among equals the smaller id
+        ids[who], scores[who] = (xp.take_along_axis(both, order, axis=1) for both in (all_ids, all_scores))
 
     def score_cost(self, batch_size=1):
-        """C for the classes, whose table is small and looked at whole, and of W's rows the expected number by (9), for
-        targets that follow the counts, divided by B. At test, for the probability of one word, `expected_rows`; `topk`
-        visits as many classes as it must.
+        """C for the classes, each of which every token needs, as `FullSoftmax` counts V; and of W's rows the expected
+        number by (9), for targets that follow the counts, divided by B. At test, for the probability of one word,
+        `expected_rows`; `topk` looks into as many classes as it must.
         """
         batch_size = whole("losses.ClassSoftmax.score_cost: batch_size", batch_size)
         xp = xp_of(self.counts)
-        mass = xp.minimum(_sums(self.classes, _frequencies(self.counts), self.num_classes), 1.0)  # Q_c
+        mass = xp.minimum(sums(self.classes, frequencies(self.counts), self.num_classes), 1.0)  # Q_c
         with quiet():  # log 0, if a class has all the mass
             visited = -xp.expm1(batch_size * xp.log1p(-mass))  # 1 − (1 − Q_c)^B, with digits where Q_c is small
         rows = float(read((self._sizes * visited).sum())) / batch_size
         return ScoreCost(self.num_classes + rows, expected_rows(self.counts, self.classes))
 
 
-# In PyTorch. `members` (C, L) has the words of each class, and −1 where there are none; `class_of`, `place` (V,). The
+# In PyTorch. `members` (C, n) has the words of each class, and −1 where there are none; `class_of`, `place` (V,). The
 # trap: filling that is not masked is a word with a score: probability leaks to it, the loss is too high, and nothing
-# warns. Mask the scores, with −∞, not the loss. (And sparse=True: else each step writes all V rows.)
+# warns. Mask the scores, with −∞, not the loss. And filling costs as much as words: `members` is as wide as the widest
+# class, so let classes be equally large. (sparse=True, or each step writes all V rows; then the optimiser has to be
+# SGD, Adagrad or SparseAdam.)
 IN_PYTORCH = """
 import torch
 import torch.nn.functional as F
 
-words = torch.nn.Embedding(V, d, sparse=True)             # W; sparse: or each step costs V, not the class
+words = torch.nn.Embedding(V, d, sparse=True)             # W
 classes = torch.nn.Linear(d, C, bias=False)               # U
 
 c = class_of[targets]                                     # (B,)
 rows = words(members[c].clamp(min=0))                     # (B, L, d)
-scores = torch.einsum("bld,bd->bl", rows, hidden)         # (B, L)
+scores = torch.einsum("bld,bd->bl", rows, hidden)         # (B, n)
 scores = scores.masked_fill(members[c] < 0, -torch.inf)
 loss = F.cross_entropy(classes(hidden), c, reduction="none")
 loss = loss + F.cross_entropy(scores, place[targets], reduction="none")

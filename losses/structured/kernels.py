@@ -11,7 +11,7 @@ from minigrad.kernels import kernel
 
 @kernel(fastmath={"reassoc", "contract"})  # sums may change their order, so that dot products become vectors
 def class_rows(hidden, weight, bias, first, sizes, scores):
-    """Twin of `class_based._class_rows`: sizes[i] rows of weight from first[i] on -> scores (B, L), the rest untouched.
+    """Twin of `class_based._class_rows`: sizes[i] rows of weight from first[i] on -> scores (B, n), the rest untouched.
 
     bias: (V,), or None. Each row is read where it lies.
     """
@@ -83,11 +83,11 @@ def ragged_softmax(scores, targets, sizes, losses, gradients):
 
 @kernel
 def best_cuts(mass, last):
-    """Twin of `class_based.best_cuts_naive`: mass (V + 1,), Q_j -> last (V + 1,), in O(V log V) instead of O(V²).
+    """Twin of `partitions.best_cuts_naive`: mass (V + 1,), Q_j -> last (V + 1,), in O(V log V) instead of O(V²).
 
-    A last class that begins later, and is as cheap for the first j words, is cheaper for more words: mass times size
-    grows faster with the longer one. So the places i where the best last class begins rise with j, and a queue will do,
-    of candidates i, each with the j from which on it is the best.
+    A last class that begins later, and is as cheap for the first j words, is no dearer for more words: mass times size
+    grows as fast with the longer one, or faster. So the places i where the best last class begins rise with j, and a
+    queue will do, of candidates i, each with the j from which on it is the best.
     """
     num_words = mass.shape[0] - 1
     cost = np.zeros(num_words + 1)  # f

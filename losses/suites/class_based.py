@@ -12,7 +12,7 @@ from . import Chapter, Lesson, close
 
 
 def batches(limit: float = 6.0, dtype: str = "float64", filling=(0.0,)):
-    """Strategy: (class_scores (B, C), word_scores (B, L), target_class (B,), target_word (B,), sizes (B,)).
+    """Strategy: (class_scores (B, C), word_scores (B, n), target_class (B,), target_word (B,), sizes (B,)).
 
     filling: what the columns of word_scores from sizes on may hold.
     """
@@ -177,8 +177,8 @@ CHAPTER = Chapter(
     name="class",
     module="losses.structured.class_based",
     function="class_softmax",
-    signature="class_softmax(class_scores (B, C), word_scores (B, L), *, target_class (B,), target_word (B,), "
-    "sizes (B,)) -> loss (B,), G_class (B, C), G_word (B, L)",
+    signature="class_softmax(class_scores (B, C), word_scores (B, n), *, target_class (B,), target_word (B,), "
+    "sizes (B,)) -> loss (B,), G_class (B, C), G_word (B, n)",
     lessons=(
         Lesson(
             "one loss an example",
@@ -192,7 +192,8 @@ CHAPTER = Chapter(
             "all words' probabilities add up to one",
             "(1)",
             """Each class shares out its own P(c | h) among its words: the words' softmax is over the class and nothing
-            else, and P(w | h) is the product of both.""",
+            else, and P(w | h) is the product of both. (If the sum is below 1, the filling counts as words, or a word is
+            left out.)""",
             partitions,
             probabilities_add_up_to_one,
         ),
@@ -216,7 +217,7 @@ CHAPTER = Chapter(
             "the loss is right far from zero",
             "(2)",
             """e^10000 is infinite and e^−10000 zero in floating point. Subtract the highest score first: of the classes
-            from the classes', of the class's words from theirs.""",
+            from the classes', of the class's words from theirs; and from s_t, too, before log Z is added to it.""",
             far_batches,
             loss_is_right_far_from_zero,
         ),

@@ -14,13 +14,15 @@ from losses.samplers import zipf
 from losses.structured import class_based, kernels
 from losses.structured.class_based import (
     IN_PYTORCH,
-    best_classes,
-    best_cuts_naive,
-    best_num_classes,
     class_rows,
     class_softmax,
     class_softmax_loss,
     class_softmax_naive,
+)
+from losses.structured.partitions import (
+    best_classes,
+    best_cuts_naive,
+    best_num_classes,
     equal_mass_classes,
     equal_size_classes,
     expected_rows,
@@ -303,13 +305,25 @@ def test_step_5_bins_of_equal_mass_cost_what_equal_sizes_cost(sizes):
     assert math.isclose(expected_rows(counts, classes), len(sizes) + sum(sizes) / len(sizes), rel_tol=1e-12)
 
 
-def test_step_5_under_zipfs_law_equal_mass_gains_nothing_but_the_bins_that_stay_empty():
+def test_step_5_under_zipfs_law_bins_that_a_word_covers_are_dropped_80_stay_and_180_rows_and_177_at_best():
     counts = zipf(10_000)
     assert math.isclose(expected_rows(counts, equal_size_classes(counts, 100)), 200.0, rel_tol=1e-12)
     classes = equal_mass_classes(counts, 100)
     rows, used = expected_rows(counts, classes), len(sizes_of(classes))
     assert used == 80 and round(rows) == 180
-    assert round(100 + (rows - used)) == 200  # with the empty ones
+    assert round(min(expected_rows(counts, equal_mass_classes(counts, c)) for c in range(90, 160))) == 177
+
+
+def test_step_5_as_rnnlm_fills_bins_no_class_is_empty_and_200_rows_are_looked_at():
+    """The next class begins after the word that passes the edge of the last: at most one class a word."""
+    counts = mg.to_cpu(zipf(10_000))
+    classes, mass, c = [], 0.0, 0
+    for q in counts / counts.sum():
+        mass += q
+        classes.append(c)
+        c = min(c + (mass > (c + 1) / 100), 99)
+    assert set(classes) == set(range(100)) and sizes_of(np.array(classes))[:5] == [1] * 5
+    assert round(expected_rows(counts, classes)) == 200
 
 
 @given(counted_partitions())
@@ -336,23 +350,38 @@ def test_step_6_with_words_equally_frequent_in_a_class_and_equal_sums_of_roots_i
 @given(st.integers(1, 40).flatmap(counts))
 def test_step_6_s_squared_is_v_for_equal_counts_and_less_for_others(counts):
     S, v = np.sqrt(counts / counts.sum()).sum(), len(counts)
-    assert S**2 <= v * (1 + 1e-12) and best_num_classes(counts) == max(1, round(S))
+    assert S**2 <= v * (1 + 1e-12)
     assert math.isclose(S**2, v, rel_tol=1e-9) == (len(set(counts)) == 1)
 
 
 def test_step_6_under_zipfs_law_bins_of_equal_roots_cost_least():
     counts = zipf(10_000)
     S = np.sqrt(np.array(counts) / np.sum(counts)).sum()
-    assert best_num_classes(counts) == round(S) == 63
+    assert best_num_classes(counts) == 64 and round(S) == 63
     assert round(expected_rows(counts, sqrt_count_classes(counts, 100))) == 140
     assert round(expected_rows(counts, sqrt_count_classes(counts)), 1) == 127.1
     assert round(2 * S, 1) == 126.9
 
 
-def test_step_6_no_other_number_of_bins_is_better_by_a_thousandth():
-    counts = zipf(1000)
-    costs = [expected_rows(counts, sqrt_count_classes(counts, c)) for c in range(1, 1001)]
-    assert expected_rows(counts, sqrt_count_classes(counts)) <= 1.001 * min(costs)
+def test_the_quiz_under_zipfs_law_2s_is_nearly_four_roots_of_v_over_the_harmonic_number():
+    for v in (1000, 10_000, 1_000_000):
+        q = 1 / np.arange(1.0, v + 1)
+        assert math.isclose(2 * np.sqrt(q / q.sum()).sum(), 4 * math.sqrt(v / q.sum()), rel_tol=0.03)
+    assert round(expected_rows(zipf(10_000), best_classes(zipf(10_000)))) == 127
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0])
+def test_step_6_no_other_number_of_bins_is_better(power):
+    counts = np.arange(1.0, 301) ** -power
+    costs = [expected_rows(counts, sqrt_count_classes(counts, c)) for c in range(1, 301)]
+    assert math.isclose(expected_rows(counts, sqrt_count_classes(counts)), min(costs), rel_tol=1e-12)
+
+
+def test_step_6_the_best_number_of_bins_may_be_below_s():
+    counts = np.array([19.0, 9.0, *[1.0] * 8])
+    costs = [expected_rows(counts, sqrt_count_classes(counts, c)) for c in range(1, 11)]
+    assert round(np.sqrt(counts / counts.sum()).sum()) == 3
+    assert best_num_classes(counts) == 1 + np.argmin(costs) == 2
 
 
 @pytest.mark.parametrize("make", [equal_size_classes, equal_mass_classes, sqrt_count_classes])
@@ -384,21 +413,35 @@ def test_step_7_the_kernel_finds_as_good_cuts(v, power, spread, seed):
         return total
 
     counts = np.arange(1.0, v + 1) ** -power * np.exp(spread * np.random.default_rng(seed).normal(size=v))
+    counts[1:][np.arange(1, v) % 7 < seed % 4] = 0.0
     mass = np.concatenate([[0.0], np.cumsum(-np.sort(-counts) / counts.sum())])
     last = np.empty(len(mass), "int64")
     kernels.best_cuts(mass, last)
     assert math.isclose(cost(last, mass), cost(best_cuts_naive(mass), mass), rel_tol=1e-12)
 
 
-def test_step_7_under_zipfs_law_equal_roots_are_nearly_the_best():
-    counts = zipf(5000)
+@given(counted_partitions(), st.integers(0, 5), st.integers(0, 5))
+def test_step_7_to_swap_two_words_changes_the_sum_by_the_product_of_two_differences(example, v, w):
+    counts, classes = example
+    v, w, swapped, q = v % len(counts), w % len(counts), classes.copy(), counts / counts.sum()
+    swapped[[v, w]] = classes[[w, v]]
+    size = np.bincount(classes)[classes]
+    change = (q[v] - q[w]) * (size[w] - size[v])
+    assert math.isclose(expected_rows(counts, swapped), expected_rows(counts, classes) + change, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 1.5, 2.0])
+def test_step_7_up_to_a_power_of_2_it_gains_less_than_a_thousandth_on_equal_roots(power):
+    counts = np.arange(1.0, 10_001) ** -power
     best = expected_rows(counts, best_classes(counts))
     assert best <= expected_rows(counts, sqrt_count_classes(counts)) <= 1.001 * best
 
 
-def test_step_7_under_a_steep_law_they_cost_many_times_as_much():
-    counts = np.exp(-np.arange(100.0))
-    assert expected_rows(counts, sqrt_count_classes(counts)) > 5 * expected_rows(counts, best_classes(counts))
+def test_step_7_for_a_power_of_3_it_is_7_rows_instead_of_9_and_645_for_c_equal_to_s():
+    counts = np.arange(1.0, 10_001) ** -3
+    S = np.sqrt(counts / counts.sum()).sum()
+    found = best_classes(counts), sqrt_count_classes(counts), sqrt_count_classes(counts, round(S))
+    assert [round(expected_rows(counts, classes)) for classes in found] == [7, 9, 645]
 
 
 def test_step_7_are_the_layers_classes_and_a_word_that_never_occurred_counts_as_a_rarest_one():
@@ -555,6 +598,40 @@ def test_step_8_it_visits_the_classes_that_are_not_less_probable_than_the_last_w
     assert set(layer.words.begins) == needed and len(layer.words.begins) == len(needed)
 
 
+@pytest.mark.cpu
+def test_step_8_the_more_probable_of_the_other_classes_comes_first_and_may_save_the_next():
+    """Of 0.4, 0.35 and 0.25, with two words of 0.2, one of 0.35 and one of 0.25: 0.35 is found before 0.25 is due."""
+    layer = ClassSoftmax(4, 2, key=KEY, classes=[1, 2, 0, 0])
+    layer.class_bias = mg.param(np.log(np.array([0.4, 0.35, 0.25], "float32")))
+    layer.class_weight, layer.words = mg.param(0.0 * layer.class_weight.data), Noting(layer.words)
+    assert layer.topk(np.zeros((1, 2), "float32"), 1)[0].tolist() == [[0]]
+    assert layer.words.begins == [0, 2]  # the rows of the classes 0 and 1
+
+
+@pytest.mark.cpu
+@fewer
+@given(partitions(9), st.integers(1, 9), st.integers(0, 99))
+def test_step_8_in_a_batch_each_looks_into_its_best_classes_and_then_into_none_that_is_less_probable(classes, k, seed):
+    layer, hidden, k = layer_of(classes), mg.Key(seed).normal((6, 3), "float64") * 3, min(k, len(classes))
+    log_p = layer.log_prob(hidden).numpy()
+    of_class = np.stack([np.logaddexp.reduce(log_p[:, classes == c], axis=1) for c in range(classes.max() + 1)], axis=1)
+    looked, look_into = np.zeros(of_class.shape, int), layer._look_into
+
+    def noting(c, who, *rest):
+        looked[who, c] += 1
+        look_into(c, who, *rest)
+
+    layer._look_into = noting
+    layer.topk(hidden, k)
+    better = of_class[:, :, None] < of_class[:, None]  # (B, c, which is better)
+    first = (better * np.bincount(classes)).sum(axis=2) < k  # the better ones don't hold k words
+    bound = [np.sort(p[f[classes]])[-k] for p, f in zip(log_p, first)]  # the k-th best word of these
+    last = np.sort(log_p, axis=1)[:, -k]
+    assert looked.max() <= 1
+    assert (looked <= (first | (of_class >= np.array(bound)[:, None] - 1e-12))).all()
+    assert (looked >= (of_class > last[:, None] + 1e-12)).all()
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_step_9_the_cost_is_the_mean_number_of_rows_over_all_batches(batch_size):
     counts, classes = np.array([4.0, 2.0, 1.0, 1.0]), np.array([0, 1, 1, 2])
@@ -578,6 +655,32 @@ def test_step_9_a_class_that_is_always_visited_costs_its_share_of_the_batch():
     assert layer.score_cost(8).train == 2 + 4 / 8
 
 
+def test_cost_filled_up_to_the_widest_class_373_rows_are_looked_at_and_200_with_equal_sizes():
+    counts, rows = zipf(10_000), {}
+    for make in (best_classes, lambda counts: equal_size_classes(counts, 100)):
+        layer = ClassSoftmax(10_000, 1, key=KEY, classes=make(counts))
+        rows[layer.num_classes] = layer.num_classes + layer._widest
+    assert rows == {64: 373, 100: 200}
+
+
+@pytest.mark.parametrize("v", range(2, 8))
+def test_cost_filled_up_no_partition_has_less_than_two_roots_of_v(v):
+    costs = [classes.max() + 1 + np.bincount(classes).max() for classes in all_partitions(v)]
+    assert min(costs) >= 2 * math.sqrt(v)
+
+
+def test_cost_array_code_fills_up_to_the_widest_class_of_the_batch_and_the_kernel_does_not(monkeypatch):
+    layer = layer_of(np.array([0, 1, 1, 1, 1, 2, 2]))
+    looked_up = {}
+    for on in (True, False):
+        all_kernels(monkeypatch, on)
+        layer.weight.grad = None
+        layer.loss(contexts(2), [0, 5]).backward()
+        looked_up[on] = len(layer.weight.grad.ids)
+    on_cpu = layer.weight.device == "cpu"
+    assert looked_up == ({True: 1 + 2, False: 2 * 2} if on_cpu else {True: 2 * 4, False: 2 * 4})
+
+
 # ---- what is refused ----------------------------------------------------------------------------------------------
 
 
@@ -588,6 +691,8 @@ def test_step_9_a_class_that_is_always_visited_costs_its_share_of_the_batch():
         ([0, 0, 1, 1, 1], ValueError, r"classes must be 4 integers, the class of each word .*, got shape \[5\]"),
         ([[0, 1], [2, 3]], ValueError, r"classes must be 4 integers, the class of each word .*, got shape \[2, 2\]"),
         ([[0, 1], [1, 2, 3]], ValueError, r"classes must be 4 .* \(so that none is in two\), got \[\[0, 1\], \[1, 2"),
+        (5, ValueError, "classes must be 4 integers, the class of each word .*, got 5"),
+        ({"a": 0}, ValueError, "classes must be 4 integers, the class of each word .*, got {'a': 0}"),
         ([0, 0, 2, 2], ValueError, "classes must be numbered 0, 1, …, C − 1, but no word is in class 1 of 0 to 2"),
         ([1, 1, 2, 2], ValueError, "classes must be numbered .*, but no word is in class 0 of 0 to 2"),
         ([0, 0, 1, -1], IndexError, r"classes must lie in \[0, 4\), got -1"),
@@ -634,6 +739,41 @@ def test_counts_may_be_very_large_or_small_and_have_no_sum(scale):
     assert math.isclose(expected_rows(counts * scale, classes), expected_rows(counts, classes))
     cost = lambda c: ClassSoftmax(5, 2, key=KEY, counts=c, classes=classes).score_cost(3)
     assert np.allclose(cost(counts * scale), cost(counts))
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("width", [3, 300], ids=["array code", "kernel"])
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"target_word": [0, -1]}, IndexError, r"target_word must lie in \[0, sizes\), got -1 of 2"),
+        ({"target_word": [0, 2]}, IndexError, r"target_word must lie in \[0, sizes\), got 2 of 2"),
+        ({"target_word": [10**12, 0]}, IndexError, r"target_word must lie in \[0, sizes\), got 1000000000000 of 3"),
+        ({"sizes": [3, 301]}, IndexError, r"sizes must lie in \[1, \d+\], got 301"),
+        ({"sizes": [0, 2]}, IndexError, r"sizes must lie in \[1, \d+\], got 0"),
+        ({"target_class": [4, 0]}, IndexError, r"target_class must lie in \[0, 4\), got 4"),
+        ({"target_class": [0, -1]}, IndexError, r"target_class must lie in \[0, 4\), got -1"),
+        ({"target_word": [0, 1, 1]}, ValueError, r"target_word must be integers \(B,\) .*, got int64 \[3\], \[2, 4\]"),
+        ({"sizes": [3]}, ValueError, r"sizes must be integers \(B,\) .*, got int64 \[1\], \[2, 4\]"),
+        ({"target_class": [[0], [1]]}, ValueError, r"target_class must be integers \(B,\) .*, got int64 \[2, 1\]"),
+        ({"sizes": [3.0, 2.0]}, ValueError, r"sizes must be integers \(B,\) .*, got float64 \[2\]"),
+    ],
+)
+@pytest.mark.parametrize("loss", [class_softmax, class_softmax_loss])
+def test_places_that_are_none_are_refused_and_not_written_to(loss, change, error, message, width):
+    """Both by the array code and by the kernel, which would do what it is told."""
+    options = {"target_class": [0, 3], "target_word": [2, 1], "sizes": [3, 2]} | change
+    with pytest.raises(error, match=f"losses.class_softmax: {message}"):
+        loss(np.zeros((2, 4)), np.zeros((2, width)), **{name: np.array(value) for name, value in options.items()})
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("examples", [(1, 2), (2, 1), (2, 3)])
+def test_scores_of_classes_and_of_words_for_different_numbers_of_examples_are_refused(examples):
+    ids = {name: np.array([0, 0]) for name in ("target_class", "target_word")} | {"sizes": np.array([1, 1])}
+    got = r"got int64 \[2\], \[{}, 4\], \[{}, 600\]".format(*examples)
+    with pytest.raises(ValueError, match=rf"for scores \(B, C\) and \(B, n\), {got}"):
+        class_softmax(np.zeros((examples[0], 4)), np.zeros((examples[1], 600)), **ids)
 
 
 def test_a_batch_size_of_none_is_refused():

@@ -12,6 +12,7 @@ import strict
 import minigrad as mg
 from losses import (
     NCE,
+    ClassSoftmax,
     FullSoftmax,
     HardNegatives,
     ImportanceSampling,
@@ -43,6 +44,7 @@ LAYERS = {
     "in-batch": lambda: InBatchSoftmax(V, D, key=mg.Key(0)),
     "in-batch, repeats masked": lambda: InBatchSoftmax(V, D, key=mg.Key(0), mask_repeats=True),
     "hard negatives": lambda: HardNegatives(V, D, key=mg.Key(0), n=3),
+    "class-based": lambda: ClassSoftmax(V, D, key=mg.Key(0)),
 }
 OPTIMISERS = {
     "SGD": lambda params: mg.optim.SGD(params, lr=0.1),
