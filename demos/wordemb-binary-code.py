@@ -617,11 +617,15 @@ def parser():
     p = common_flags(__doc__, name="wordemb-binary-code")
     p.add_argument("--task", choices=TASKS, help="one of the two models (default: both)")
     p.add_argument("--full", action="store_true", help=f"more words, and {SEEDS} seeds")
-    p.add_argument("--words", type=int, help="that each layer learns (default: skipgram 150,000, ngram 800,000)")
     p.add_argument(
-        "--dim", type=int, default=64, help="numbers in a word's vector, and in the hidden layer (default: 64)"
+        "--words",
+        type=int,
+        help=f"that each layer learns, in whole batches of {BATCH} (default: skipgram 150,000, ngram 800,000)",
     )
-    p.add_argument("--min-count", type=int, default=5, help="rarer words become <unk> (default: 5)")
+    p.add_argument(
+        "--dim", type=int, help="numbers in a word's vector, and in the hidden layer (default: 64, --quick: 16)"
+    )
+    p.add_argument("--min-count", type=int, help="rarer words become <unk> (default: 5, --quick: 3)")
     return p
 
 
@@ -660,8 +664,8 @@ def main(argv=None) -> None:
     for name in ("words", "dim", "min_count"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise DemoError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
-    if args.quick:
-        args.dim, args.min_count = min(args.dim, 16), min(args.min_count, 3)
+    args.dim = args.dim or (16 if args.quick else 64)
+    args.min_count = args.min_count or (3 if args.quick else 5)
     choose_device(args.device)
     out, key = output_folder(args.out), mg.Key(args.seed)
 

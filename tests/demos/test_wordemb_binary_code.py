@@ -522,6 +522,18 @@ def test_a_task_can_be_chosen_and_a_text_of_ones_own(task, tmp_path, corpus, cap
     assert [one["name"] for one in results["tasks"][task]["layers"]][3:] == ["hybrid-1", "hybrid-1-EC"]
 
 
+@pytest.mark.parametrize("quick", [True, False], ids=["quick", "default"])
+def test_what_is_asked_for_is_not_made_smaller_by_quick(quick, tmp_path, corpus, capsys):
+    flags = ["--quick"] * quick + ["--out", tmp_path / "out", "--corpus", corpus, "--task", "ngram", "--words", 1]
+    for asked, dim, min_count in (([], *((16, 3) if quick else (64, 5))), (["--dim", 20, "--min-count", 7], 20, 7)):
+        demo.main(list(map(str, [*flags, *asked])))
+        said = read_json(tmp_path / "out")
+        assert (said["arguments"]["dim"], said["arguments"]["min_count"]) == (dim, min_count)
+        (softmax, *_), found = said["tasks"]["ngram"]["layers"], said["tasks"]["ngram"]
+        assert softmax["bytes"] == 4 * found["vocab_size"] * (dim + 1)
+        assert found["words"] == demo.BATCH  # a batch is whole
+
+
 def test_the_same_seed_is_the_same_run_and_another_is_another(tmp_path, corpus, capsys):
     runs = []
     for i, seed in enumerate((1, 1, 2)):
