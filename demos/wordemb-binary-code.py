@@ -68,12 +68,14 @@ import numpy as np
 from _shared.errors import DemoError
 from _shared.flags import choose_device, common_flags, output_folder, run_demo
 from _shared.ngrams import ngrams
-from _shared.plots import COLOURS, lines
+from _shared.plots import COLOURS, lines, save_figure
 from _shared.progress import Progress, counted, interruptible
 from _shared.report import environment, table, write_json
 from _shared.skipgram_pairs import skipgram_pairs
 from _shared.text import Text, read_text
 from _shared.vocabulary import Tokens
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
 import losses
@@ -100,7 +102,7 @@ MEMORY = 6  # of the code that is learned
 MEMORIES = (2, 3, 4, 5, 6)
 NUMBERS = (0, 1, 2, 14, 100, 1000)  # of words that are shown
 SEEDS = 3  # of --full
-MOST_ERRORS = 10
+MOST_ERRORS = 12
 
 
 # %% The text: what is learned, and what is held out
@@ -550,66 +552,65 @@ def print_injected(found: dict, n: int) -> None:
 
 
 def draw_words(path, reports: dict[str, list[dict]], always: dict[str, float], show: bool) -> None:
-    """Words right over the memory of the output layer: plain bits, longer codes, and the softmax."""
-    panels = []
-    for task, found in reports.items():
-        size = {one["name"]: one["bytes"] / 1024 for one in found}
-        right = {one["name"]: 100 * one["words_right"] for one in found}
-        coded = [name for name in size if name.endswith("-EC")]
-        plain = [name for name in size if name not in ("softmax", *coded)]
-        kinds = {
-            "plain bits: alone, then in hybrids": plain,
-            "error-correcting bits: the same": coded,
-            "softmax": ["softmax"],
-        }
-        series = {
-            says: ([size[name] for name in names], [right[name] for name in names], {"markersize": 14})
-            for says, names in kinds.items()
-        }
-        ends, level = [min(size.values()), max(size.values())], [100 * always[task]] * 2
-        dotted = {"color": "gray", "linestyle": ":", "marker": ""}
-        hybrids = ", ".join(name.removeprefix("hybrid-") for name in plain[1:])
-        panels.append(
-            {
-                "series": {**series, "always the most frequent word": (ends, level, dotted)},
-                "title": f"{task}; hybrids with N = {hybrids}",
-                "xlabel": "memory of the output layer, KiB",
-                "ylabel": "held-out words right, %",
-                "log": "x",
-            }
-        )
-    lines(path, "Two improvements to binary code prediction", panels, show)
+    """Words right over the size of the output layer: plain bits, longer codes, and the softmax; a panel a model."""
+    figure = FigureCanvasAgg(Figure(figsize=(16, 9), dpi=100)).figure
+    figure.set_layout_engine("constrained", w_pad=0.2, h_pad=0.2)
+    figure.suptitle("Two improvements to binary code prediction", fontsize=22)
+    panels = figure.subplots(1, max(1, len(reports)), squeeze=False)[0]
+    for axes, (task, found) in zip(panels, reports.items(), strict=False):  # of no model, for Ctrl-C, an empty one
+        bits = [one for one in found if one["name"] != "softmax"]
+        kinds = [
+            ("plain bits: alone, then in hybrids", [one for one in bits if not one["name"].endswith("-EC")], "o", 1),
+            ("error-correcting bits: the same", [one for one in bits if one["name"].endswith("-EC")], "D", -1),
+            ("softmax", [one for one in found if one["name"] == "softmax"], "s", 1),
+        ]
+        for colour, (says, kind, marker, side) in zip(COLOURS, kinds, strict=False):
+            size, right = [one["bytes"] / 1024 for one in kind], [100 * one["words_right"] for one in kind]
+            look = {"marker": marker, "markersize": 12, "markerfacecolor": "white", "markeredgewidth": 2.5}
+            axes.plot(size, right, color=colour, linewidth=1.5, label=says, **look)
+            at = {"xytext": (3 * side, 17 * side), "textcoords": "offset points", "va": "center"}  # left above, or
+            at |= {"ha": "right" if side > 0 else "left", "fontsize": 14, "color": colour}  # right below, of the dot
+            for one, x, y in zip(kind, size, right, strict=True):
+                box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0}
+                axes.annotate(name_of_dot(one["name"]), (x, y), bbox=box, **at)
+        dotted = {"color": "gray", "linestyle": ":", "linewidth": 2.5, "zorder": 1}
+        axes.axhline(100 * always[task], label="always the most frequent word", **dotted)
+        axes.set_xscale("log")
+        axes.margins(x=0.12, y=0.12)  # room for the names
+        axes.set_title(task, fontsize=18)
+        axes.set_xlabel("size of the output layer, KiB", fontsize=16)
+        axes.set_ylabel("held-out words right, %", fontsize=16)
+        axes.tick_params(labelsize=14)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    handles, labels = panels[0].get_legend_handles_labels()
+    style = {"loc": "outside lower center", "ncols": 4, "handlelength": 4, "fontsize": 14, "frameon": False}
+    figure.legend(handles, labels, **style)
+    save_figure(figure, path, show)
+
+
+def name_of_dot(layer: str) -> str:
+    """Of a hybrid its N; which kind of bits there are the colour says."""
+    return f"N = {layer.split('-')[1]}" if layer.startswith("hybrid") else layer if layer == "softmax" else "alone"
 
 
 def draw_errors(path, found: dict, num_words: int, show: bool) -> None:
-    ylabel, names = "words found again, %", list(found["codes"])
+    ylabel, codes = "words found again, %", found["codes"]
     hundred = lambda curve: [100 * part for part in curve]
-    of_errors = {name: (found["ks"][: len(curve)], hundred(curve)) for name, curve in found["of_errors"].items()}
+    of_errors = {
+        f"{name}, corrects {codes[name]['corrects']}": (found["ks"][: len(curve)], hundred(curve))
+        for name, curve in found["of_errors"].items()
+    }
     of_rates = {name: (hundred(found["rates"]), hundred(curve)) for name, curve in found["of_rates"].items()}
-    dashed = {"color": COLOURS[len(names) - 1], "linestyle": "--", "marker": ""}
+    dashed = {"color": COLOURS[len(codes) - 1], "linestyle": "--", "marker": ""}
     noise = {
         f"{name}, told how sure each bit is": (hundred(found["rates"]), hundred(curve), dashed)
         for name, curve in found["in_noise"].items()
     }
-    marks = {}
-    for name, code in found["codes"].items():
-        marks |= {f"t of {name}": code["corrects"]} if code["corrects"] else {}
-    panels = [
-        {
-            "series": of_errors,
-            "xlabel": "wrong bits of a word",
-            "ylabel": ylabel,
-            "title": "so many errors",
-            "marks": marks,
-        },
-        {
-            "series": of_rates | noise,
-            "xlabel": "wrong bits, %",
-            "ylabel": ylabel,
-            "title": "each bit with a probability",
-        },
-    ]
-    lines(path, f"What errors do to the codes of {num_words:,} words", panels, show)
+    exactly = {"series": of_errors, "title": "exactly k bits wrong", "xlabel": "k, wrong bits of a word"}
+    each = {"series": of_rates | noise, "title": "each bit wrong with probability p", "xlabel": "p, %"}
+    title = f"What errors do to the codes of {num_words:,} words"
+    lines(path, title, [panel | {"ylabel": ylabel} for panel in (exactly, each)], show)
 
 
 # %% All of it
