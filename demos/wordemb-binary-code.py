@@ -9,7 +9,7 @@ and a longer code, which "absorbs bit errors".
     python demos/wordemb-binary-code.py --corpus text.txt --min-count 2
     python demos/wordemb-binary-code.py --full
 
-The words are numbered by how often they occur (the first table shows some, with their bits). Then two models learn
+The words are numbered by how often they occur (the first table shows some of the ngram model's, with their bits). Then two models learn
 from a text, each with seven output layers in the place of one another, of losses/softmax.py and losses/structured/:
 
     softmax                 a row of weights for each of the V words
@@ -22,13 +22,14 @@ from a text, each with seven output layers in the place of one another, of losse
     skipgram    the slide's, and word2vec's: from a word's vector, each word that stands at most two places from it
     ngram       from the vectors of three words, through a hidden layer, the word that comes next, or the sentence's end
 
-One word says little of its neighbours: who always says the most frequent word is right 7 times of a hundred, and the
-softmax 9; what skip-gram's vectors are good for is not in that number. The layers differ in the second model, which has
+One word says little of its neighbours: by default, who always says the most frequent word is right 7 times of a
+hundred, and the softmax 9; what skip-gram's vectors are good for is not in that number. The layers differ in the second model, which has
 more to go by. All learn the same words in the same order, in turns of a few updates, by Adagrad with a rate that falls
 to zero. So the words/s (of the whole model, not of the output layer alone; medians; on a CPU of one thread) were
-measured side by side. The first table of each model has, of words in sentences that were held out,
+measured side by side; "fast on GPU" is the slide's, for that see --device gpu. The first table of each model has, of words in sentences that were held out,
 
-    bits            how many of their bits have the right sign (a hybrid's, of words that are not among its N)
+    bits            how many of their bits have the right sign. A hybrid's are of words that are not among its N, rarer
+                    ones: from one layer to the next it isn't the same words
     words           how often the best word is the one that stands there
     rare            the same, of words that are not among the V/32 most frequent
     softmax first   the same as "words", for a hybrid that looks at bits only where "other" is the best of its softmax,
@@ -39,21 +40,22 @@ and the second says which of two is better: the difference, and its standard err
 seeds; words of one text are taken for independent, which they are not quite, and the pairs of skip-gram less so). Where
 it is less than two of these, holds is "–". The third is of codes without a softmax:
 
-    equally sure    words right if only the signs of the bits are looked at, and not how sure they are
-    strewn          words right if each bit were wrong as often as it is, but independently of all others. It isn't so:
-                    what a model knows, it knows with all bits
-    wrong bits      how many of the words that are right have some, and the most that one had
+    by signs alone          words right if only the signs of the bits are looked at, and not how sure they are
+    if independent          words right if each bit were wrong as often as it is, but independently of all others. It
+                            isn't so: what a model knows, it knows with all bits
+    right with wrong bits   how many of the words that are right have some; and most of them, the most that one had
 
 What is it that errors do? That needs no learning: the last part takes true codes of words, turns k of the bits round,
-or each with a probability, and looks for the nearest word. Up to t errors no word is lost, as the page on codes
-says. In the picture's dashed line the bits are ±1 and normal noise, and so it is known how sure they are.
+or each with a probability, and looks for the nearest word. Up to t errors no word is lost, as (1) of
+losses/structured/error_correcting.py says. That t is a promise: beyond it luck helps, and in a model bits that are
+unsure count less. So a right word may have more wrong bits than t. In the picture's dashed line the bits are ±1 and normal noise, and so it is known how sure they are.
 
-In out/wordemb-binary-code/: words.png (words right, over the memory of the output layer), errors.png, results.json.
+In out/wordemb-binary-code/: words.png (words right, over the size of the output layer), errors.png, results.json.
 Takes a minute and a half; --full has more words and three seeds, and says how long it will take; --quick takes under
 ten seconds. Ctrl-C stops early, and shows what was learned until then.
 
-Before you run it: three of four bits are right, of the 13 that a word has. How many words are? And with 38 bits, of
-which seven of ten are right? ("errors" in results.json has the answers.)
+Before you run it: of the ngram model's bits, 13 a word, three of four are right. How many words are? And with 38 bits,
+of which seven of ten are right? ("errors" in results.json has the answers.)
 """
 
 # %% What we need
@@ -405,7 +407,7 @@ def in_noise(codebook: Codebook, rate: float, n: int, key: mg.Key) -> float:
     return float(backend.read((codebook.best(scores, 1)[0][:, 0] == numbers).mean()))
 
 
-def strewn(codebook: Codebook, numbers: type_of_array, wrong_bits: np.ndarray, key: mg.Key) -> float:
+def if_independent(codebook: Codebook, numbers: type_of_array, wrong_bits: np.ndarray, key: mg.Key) -> float:
     """How many of these words would be found if each bit were wrong as often as it is, but independently of others."""
     rates = backend.asarray(wrong_bits.mean(axis=0), "float32")
     wrong = key.uniform((len(numbers), codebook.num_bits)) < rates
@@ -448,7 +450,7 @@ def errors_of(pupils: dict[str, Pupil], data: Data, key: mg.Key) -> list[dict]:
                 "bits_right": 1.0 - marks.wrong_bits.mean(),
                 "words_right": right.mean(),
                 "by_signs": (marks.by_signs == data.held_out[1]).mean(),
-                "if_strewn": strewn(layer.codebook, numbers, marks.wrong_bits, key),
+                "if_independent": if_independent(layer.codebook, numbers, marks.wrong_bits, key),
                 "of_right_words_with_wrong_bits": (how_many[right] > 0).mean() if right.any() else None,
                 "most_wrong_bits_of_a_right_word": how_many[right].max() if right.any() else None,
             }
@@ -465,7 +467,7 @@ def as_text(bits: type_of_array) -> str:
     return "".join(map(str, mg.to_cpu(bits).tolist()))
 
 
-def print_codes(data: Data) -> list[dict]:
+def print_codes(task: str, data: Data) -> list[dict]:
     """Some words, frequent and rare, with their bits."""
     V = len(data.words)
     books = [PlainCode(V), ConvolutionalCode(V, memory=2), ConvolutionalCode(V, memory=MEMORY)]
@@ -475,7 +477,12 @@ def print_codes(data: Data) -> list[dict]:
         word = data.words[data.by_frequency[number]]
         found.append({"word": word, "number": number, "bits": bits, "memory 2": codes[0], f"memory {MEMORY}": codes[1]})
     headers = ["word", "number", "bits", "code of memory 2", f"code of memory {MEMORY}"]
-    table(f"{V:,} words, numbered by frequency", headers, [list(row.values()) for row in found])
+    table(f"{task}: {V:,} words, numbered by frequency", headers, [list(row.values()) for row in found])
+    says = ["| is the boundary between sentences"] if task == "ngram" else []
+    says += ["<unk> all rarer words together"] if any(row["word"] == "<unk>" for row in found) else []
+    if V > 14:
+        says.append(f"14 = 8 + 4 + 2: with five bits 01110, as on the slide; here {books[0].num_bits} are needed")
+    print("".join(f"{line}\n" for line in says))
     return found
 
 
@@ -501,7 +508,7 @@ def print_marks(task: str, reports: list[dict], words: int, always: float) -> No
         ]
         for one in reports
     ]
-    headers = ["output layer", "rows", "KiB", "bits", "words", "rare", "softmax first"]
+    headers = ["output layer", "rows", "KiB", "bits, of\ncoded words", "words", "rare", "softmax\nfirst"]
     headers += ["learned/s", "", "predicted/s", ""]
     table(f"{task}: what is right of held-out text, after {words:,} words", headers, rows)
     print(f"who always says the most frequent word is right {percent(always)} of the time\n")
@@ -511,16 +518,16 @@ def print_compared(comparisons: list[dict], words_right: dict[str, float], share
     rows = [
         [
             f"{one['one']} < {one['other']}",
-            one["other_is_better"],
             f"{percent(words_right[one['one']])}, {percent(words_right[one['other']])}",
             f"{100 * one['difference']:+.2f} ± {100 * one['standard_error']:.2f}".replace("-", "−"),
+            one["other_is_better"],
         ]
         for one in comparisons
     ]
-    table("Which is better?", ["words right", "holds", "", "difference"], rows)
+    table("Which is better?", ["claim", "words right", "difference", "holds"], rows)
     if None not in shares.values():
         said = ", ".join(f"{name} {percent(share, 0)}" for name, share in shares.items())
-        print(f"of the softmax's lead over binary: {said}\n")
+        print(f"of the softmax's lead over binary they have\n{said}\n")
 
 
 def print_errors(task: str, found: list[dict]) -> None:
@@ -531,13 +538,14 @@ def print_errors(task: str, found: list[dict]) -> None:
             percent(one["bits_right"]),
             percent(one["words_right"]),
             percent(one["by_signs"]),
-            percent(one["if_strewn"]),
+            percent(one["if_independent"]),
             percent(one["of_right_words_with_wrong_bits"]),
             one["most_wrong_bits_of_a_right_word"],
         ]
         for one in found
     ]
-    headers = ["output layer", "bits", "right", "words right", "equally sure", "strewn", "wrong bits", "at most"]
+    headers = ["output layer", "bits", "right", "words right", "by signs alone", "if independent"]
+    headers += ["right with wrong bits", "most of them"]
     table(f"{task}: words that are right, and bits that are not", headers, rows)
 
 
@@ -547,8 +555,19 @@ def print_injected(found: dict, n: int) -> None:
         curve, t = found["of_errors"][name], code["corrects"]
         after = [percent(curve[k]) if k < len(curve) else None for k in (t, t + 1, t + 2)]
         rows.append([name, code["bits"], code["distance"], t, *after])
-    headers = ["code", "bits", "two differ in", "corrects t", "right after t errors", "after t + 1", "after t + 2"]
+    headers = [
+        "code",
+        "bits",
+        "any two differ in, at least",
+        "corrects t",
+        "right after t errors",
+        "after t + 1",
+        "after t + 2",
+    ]
     table(f"What errors do to codes: words found again, of {n:,}", headers, rows)
+    print(
+        "plain bits: a number that is no word's, V or more, is taken for the nearest word's; at times that is right\n"
+    )
 
 
 def draw_words(path, reports: dict[str, list[dict]], always: dict[str, float], show: bool) -> None:
@@ -677,7 +696,7 @@ def main(argv=None) -> None:
     tasks = TASKS if args.task is None else (args.task,)
     datas = {task: Data.of(text, task) for task in tasks}
     results = {"environment": environment(), "corpus": text.describe(), "arguments": vars(args), "tasks": {}}
-    results["codes"] = print_codes(datas[tasks[-1]])
+    results["codes"] = print_codes(tasks[-1], datas[tasks[-1]])
 
     with interruptible("what was learned until now is shown") as stop:
         for task, data in datas.items():

@@ -373,12 +373,12 @@ def test_who_knows_how_sure_the_bits_are_finds_more_words():
     assert demo.in_noise(code, 0.2, 1000, KEY) > 1.2 * demo.at_rate(code, 0.2, 1000, KEY)
 
 
-def test_errors_that_are_strewn_come_as_often_at_each_bit_as_they_did():
+def test_independent_errors_come_as_often_at_each_bit_as_they_did():
     """Of plain bits: Π (1 − p_b), where the first bit is never wrong and the last always."""
     code, numbers = PlainCode(8), mg.backend.asarray(np.arange(8).repeat(500))
     rates = np.array([[0, 0, 1], [0, 1, 1], [0, 0, 1], [0, 0, 1]], bool)
-    assert demo.strewn(code, numbers, rates, KEY) == 0.0
-    found = demo.strewn(code, numbers, rates[:, [0, 1, 0]], KEY)
+    assert demo.if_independent(code, numbers, rates, KEY) == 0.0
+    found = demo.if_independent(code, numbers, rates[:, [0, 1, 0]], KEY)
     assert abs(found - 0.75) < 6 * math.sqrt(0.75 * 0.25 / 4000)
 
 
@@ -411,9 +411,9 @@ MUTANTS = {
         lambda: test_up_to_t_errors_no_word_is_lost_and_after_more_some_are("memory 2", 2),
     ),
     "the mean of all bits for each": (
-        "strewn",
+        "if_independent",
         lambda code, numbers, wrong, key: demo.at_rate(code, float(wrong.mean()), len(numbers), key),
-        test_errors_that_are_strewn_come_as_often_at_each_bit_as_they_did,
+        test_independent_errors_come_as_often_at_each_bit_as_they_did,
     ),
     "noise whose strength is the rate": (
         "NormalDist",
