@@ -9,8 +9,9 @@ and a longer code, which "absorbs bit errors".
     python demos/wordemb-binary-code.py --corpus text.txt --min-count 2
     python demos/wordemb-binary-code.py --full
 
-The words are numbered by how often they occur (the first table shows some of the ngram model's, with their bits). Then two models learn
-from a text, each with seven output layers in the place of one another, of losses/softmax.py and losses/structured/:
+The words are numbered by how often they occur (the first table shows some of the ngram model's, with their bits). Then
+two models learn from a text, each with seven output layers in the place of one another, of losses/softmax.py and
+losses/structured/:
 
     softmax                 a row of weights for each of the V words
     binary                  a row for each of the ⌈log₂ V⌉ bits of a word's number
@@ -23,13 +24,14 @@ from a text, each with seven output layers in the place of one another, of losse
     ngram       from the vectors of three words, through a hidden layer, the word that comes next, or the sentence's end
 
 One word says little of its neighbours: by default, who always says the most frequent word is right 7 times of a
-hundred, and the softmax 9; what skip-gram's vectors are good for is not in that number. The layers differ in the second model, which has
-more to go by. All learn the same words in the same order, in turns of a few updates, by Adagrad with a rate that falls
-to zero. So the words/s (of the whole model, not of the output layer alone; medians; on a CPU of one thread) were
-measured side by side; "fast on GPU" is the slide's, for that see --device gpu. The first table of each model has, of words in sentences that were held out,
+hundred, and the softmax 9; what skip-gram's vectors are good for is not in that number. The layers differ in the second
+model, which has more to go by. All learn the same words in the same order, in turns of a few updates, by Adagrad with a
+rate that falls to zero. So the words/s (of the whole model, not of the output layer alone; medians) were measured side
+by side: on one thread of a CPU, where the slide says "fast on GPU"; for that, --device gpu. The first table of each
+model has, of words in sentences that were held out,
 
-    bits            how many of their bits have the right sign. A hybrid's are of words that are not among its N, rarer
-                    ones: from one layer to the next it isn't the same words
+    bits            how many have the right sign: of a hybrid, the bits of words that are not among its N. These are
+                    other words for each N, so do not compare layers by this column
     words           how often the best word is the one that stands there
     rare            the same, of words that are not among the V/32 most frequent
     softmax first   the same as "words", for a hybrid that looks at bits only where "other" is the best of its softmax,
@@ -46,9 +48,10 @@ it is less than two of these, holds is "–". The third is of codes without a so
     right with wrong bits   how many of the words that are right have some; and most of them, the most that one had
 
 What is it that errors do? That needs no learning: the last part takes true codes of words, turns k of the bits round,
-or each with a probability, and looks for the nearest word. Up to t errors no word is lost, as (1) of
-losses/structured/error_correcting.py says. That t is a promise: beyond it luck helps, and in a model bits that are
-unsure count less. So a right word may have more wrong bits than t. In the picture's dashed line the bits are ±1 and normal noise, and so it is known how sure they are.
+or each with a probability, and looks for the nearest word. Up to t errors no word is lost, says
+losses/structured/error_correcting.py, (1). That is a promise; beyond it luck helps, and in a model bits that are unsure
+count less, so that a right word may have had more than t wrong bits. In the picture's dashed line the bits are ±1 and
+normal noise, and so it is known how sure they are.
 
 In out/wordemb-binary-code/: words.png (words right, over the size of the output layer), errors.png, results.json.
 Takes a minute and a half; --full has more words and three seeds, and says how long it will take; --quick takes under
@@ -479,7 +482,7 @@ def print_codes(task: str, data: Data) -> list[dict]:
     headers = ["word", "number", "bits", "code of memory 2", f"code of memory {MEMORY}"]
     table(f"{task}: {V:,} words, numbered by frequency", headers, [list(row.values()) for row in found])
     says = ["| is the boundary between sentences"] if task == "ngram" else []
-    says += ["<unk> all rarer words together"] if any(row["word"] == "<unk>" for row in found) else []
+    says += ["<unk> is all rarer words together"] if any(row["word"] == "<unk>" for row in found) else []
     if V > 14:
         says.append(f"14 = 8 + 4 + 2: with five bits 01110, as on the slide; here {books[0].num_bits} are needed")
     print("".join(f"{line}\n" for line in says))
@@ -555,19 +558,10 @@ def print_injected(found: dict, n: int) -> None:
         curve, t = found["of_errors"][name], code["corrects"]
         after = [percent(curve[k]) if k < len(curve) else None for k in (t, t + 1, t + 2)]
         rows.append([name, code["bits"], code["distance"], t, *after])
-    headers = [
-        "code",
-        "bits",
-        "any two differ in, at least",
-        "corrects t",
-        "right after t errors",
-        "after t + 1",
-        "after t + 2",
-    ]
+    headers = ["code", "bits", "any two differ in, at least", "corrects t"]
+    headers += ["right after t errors", "after t + 1", "after t + 2"]
     table(f"What errors do to codes: words found again, of {n:,}", headers, rows)
-    print(
-        "plain bits: a number that is no word's, V or more, is taken for the nearest word's; at times that is right\n"
-    )
+    print("plain bits: a number of V or more is no word's and goes to the nearest word, at times the right one\n")
 
 
 def draw_words(path, reports: dict[str, list[dict]], always: dict[str, float], show: bool) -> None:

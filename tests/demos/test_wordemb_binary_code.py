@@ -382,6 +382,16 @@ def test_independent_errors_come_as_often_at_each_bit_as_they_did():
     assert abs(found - 0.75) < 6 * math.sqrt(0.75 * 0.25 / 4000)
 
 
+def test_a_plain_number_of_no_word_may_be_mended_by_taking_the_nearest():
+    """V = 5: 1, 2 and 3 with the first bit turned are 5, 6 and 7, of which they are the nearest words."""
+    numbers, turned = mg.backend.asarray(np.arange(5)), np.zeros((5, 3), bool)
+    found = {}
+    for place in range(3):
+        turned[:] = np.arange(3) == place
+        found[place] = cpu(demo.found_again(PlainCode(5), numbers, mg.backend.asarray(turned))).nonzero()[0].tolist()
+    assert found == {0: [1, 2, 3], 1: [], 2: []}
+
+
 # ---- what must not pass ---------------------------------------------------------------------------------------------
 
 MUTANTS = {
@@ -479,6 +489,11 @@ class TestQuick:
             assert int(one["bits"], 2) == one["number"]
             assert one["memory 2"].startswith("00") or one["number"] >= 1 << (len(one["bits"]) - 1)
             assert re.search(rf"  {re.escape(one['word'])} +{one['number']:,} +{one['bits']} ", quick[1])
+
+    def test_the_slides_word_14_is_explained(self, quick):
+        bits = len(read_json(quick[0])["codes"][0]["bits"])
+        assert f"14 = 8 + 4 + 2: with five bits 01110, as on the slide; here {bits} are needed\n" in quick[1]
+        assert f"{14:05b}" == "01110" and "\n| is the boundary between sentences\n" in quick[1]
 
     def test_what_is_said_to_be_better_follows_from_what_was_counted(self, quick):
         for found in read_json(quick[0])["tasks"].values():
