@@ -9,8 +9,9 @@ and a longer code, which "absorbs bit errors".
     python demos/wordemb-binary-code.py --corpus text.txt --min-count 2
     python demos/wordemb-binary-code.py --full
 
-The words are numbered by how often they occur (the first table shows some, with their bits). Then two models learn
-from a text, each with seven output layers in the place of one another, of losses/softmax.py and losses/structured/:
+The words are numbered by how often they occur (the first table shows some of the ngram model's, with their bits). Then
+two models learn from a text, each with seven output layers in the place of one another, of losses/softmax.py and
+losses/structured/:
 
     softmax                 a row of weights for each of the V words
     binary                  a row for each of the ⌈log₂ V⌉ bits of a word's number
@@ -22,13 +23,15 @@ from a text, each with seven output layers in the place of one another, of losse
     skipgram    the slide's, and word2vec's: from a word's vector, each word that stands at most two places from it
     ngram       from the vectors of three words, through a hidden layer, the word that comes next, or the sentence's end
 
-One word says little of its neighbours: who always says the most frequent word is right 7 times of a hundred, and the
-softmax 9; what skip-gram's vectors are good for is not in that number. The layers differ in the second model, which has
-more to go by. All learn the same words in the same order, in turns of a few updates, by Adagrad with a rate that falls
-to zero. So the words/s (of the whole model, not of the output layer alone; medians; on a CPU of one thread) were
-measured side by side. The first table of each model has, of words in sentences that were held out,
+One word says little of its neighbours: by default, who always says the most frequent word is right 7 times of a
+hundred, and the softmax 9; what skip-gram's vectors are good for is not in that number. The layers differ in the second
+model, which has more to go by. All learn the same words in the same order, in turns of a few updates, by Adagrad with a
+rate that falls to zero. So the words/s (of the whole model, not of the output layer alone; medians) were measured side
+by side: on one thread of a CPU, where the slide says "fast on GPU"; for that, --device gpu. The first table of each
+model has, of words in sentences that were held out,
 
-    bits            how many of their bits have the right sign (a hybrid's, of words that are not among its N)
+    bits            how many have the right sign: of a hybrid, the bits of words that are not among its N. These are
+                    other words for each N, so do not compare layers by this column
     words           how often the best word is the one that stands there
     rare            the same, of words that are not among the V/32 most frequent
     softmax first   the same as "words", for a hybrid that looks at bits only where "other" is the best of its softmax,
@@ -39,21 +42,23 @@ and the second says which of two is better: the difference, and its standard err
 seeds; words of one text are taken for independent, which they are not quite, and the pairs of skip-gram less so). Where
 it is less than two of these, holds is "–". The third is of codes without a softmax:
 
-    equally sure    words right if only the signs of the bits are looked at, and not how sure they are
-    strewn          words right if each bit were wrong as often as it is, but independently of all others. It isn't so:
-                    what a model knows, it knows with all bits
-    wrong bits      how many of the words that are right have some, and the most that one had
+    by signs alone          words right if only the signs of the bits are looked at, and not how sure they are
+    if independent          words right if each bit were wrong as often as it is, but independently of all others. It
+                            isn't so: what a model knows, it knows with all bits
+    right with wrong bits   how many of the words that are right have some; and most of them, the most that one had
 
 What is it that errors do? That needs no learning: the last part takes true codes of words, turns k of the bits round,
-or each with a probability, and looks for the nearest word. Up to t errors no word is lost, as the page on codes
-says. In the picture's dashed line the bits are ±1 and normal noise, and so it is known how sure they are.
+or each with a probability, and looks for the nearest word. Up to t errors no word is lost, says
+losses/structured/error_correcting.py, (1). That is a promise; beyond it luck helps, and in a model bits that are unsure
+count less, so that a right word may have had more than t wrong bits. In the picture's dashed line the bits are ±1 and
+normal noise, and so it is known how sure they are.
 
-In out/wordemb-binary-code/: words.png (words right, over the memory of the output layer), errors.png, results.json.
+In out/wordemb-binary-code/: words.png (words right, over the size of the output layer), errors.png, results.json.
 Takes a minute and a half; --full has more words and three seeds, and says how long it will take; --quick takes under
 ten seconds. Ctrl-C stops early, and shows what was learned until then.
 
-Before you run it: three of four bits are right, of the 13 that a word has. How many words are? And with 38 bits, of
-which seven of ten are right? ("errors" in results.json has the answers.)
+Before you run it: of the ngram model's bits, 13 a word, three of four are right. How many words are? And with 38 bits,
+of which seven of ten are right? ("errors" in results.json has the answers.)
 """
 
 # %% What we need
@@ -68,12 +73,14 @@ import numpy as np
 from _shared.errors import DemoError
 from _shared.flags import choose_device, common_flags, output_folder, run_demo
 from _shared.ngrams import ngrams
-from _shared.plots import COLOURS, lines
+from _shared.plots import COLOURS, lines, save_figure
 from _shared.progress import Progress, counted, interruptible
 from _shared.report import environment, table, write_json
 from _shared.skipgram_pairs import skipgram_pairs
 from _shared.text import Text, read_text
 from _shared.vocabulary import Tokens
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
 import losses
@@ -100,7 +107,7 @@ MEMORY = 6  # of the code that is learned
 MEMORIES = (2, 3, 4, 5, 6)
 NUMBERS = (0, 1, 2, 14, 100, 1000)  # of words that are shown
 SEEDS = 3  # of --full
-MOST_ERRORS = 10
+MOST_ERRORS = 12
 
 
 # %% The text: what is learned, and what is held out
@@ -403,7 +410,7 @@ def in_noise(codebook: Codebook, rate: float, n: int, key: mg.Key) -> float:
     return float(backend.read((codebook.best(scores, 1)[0][:, 0] == numbers).mean()))
 
 
-def strewn(codebook: Codebook, numbers: type_of_array, wrong_bits: np.ndarray, key: mg.Key) -> float:
+def if_independent(codebook: Codebook, numbers: type_of_array, wrong_bits: np.ndarray, key: mg.Key) -> float:
     """How many of these words would be found if each bit were wrong as often as it is, but independently of others."""
     rates = backend.asarray(wrong_bits.mean(axis=0), "float32")
     wrong = key.uniform((len(numbers), codebook.num_bits)) < rates
@@ -446,7 +453,7 @@ def errors_of(pupils: dict[str, Pupil], data: Data, key: mg.Key) -> list[dict]:
                 "bits_right": 1.0 - marks.wrong_bits.mean(),
                 "words_right": right.mean(),
                 "by_signs": (marks.by_signs == data.held_out[1]).mean(),
-                "if_strewn": strewn(layer.codebook, numbers, marks.wrong_bits, key),
+                "if_independent": if_independent(layer.codebook, numbers, marks.wrong_bits, key),
                 "of_right_words_with_wrong_bits": (how_many[right] > 0).mean() if right.any() else None,
                 "most_wrong_bits_of_a_right_word": how_many[right].max() if right.any() else None,
             }
@@ -463,7 +470,7 @@ def as_text(bits: type_of_array) -> str:
     return "".join(map(str, mg.to_cpu(bits).tolist()))
 
 
-def print_codes(data: Data) -> list[dict]:
+def print_codes(task: str, data: Data) -> list[dict]:
     """Some words, frequent and rare, with their bits."""
     V = len(data.words)
     books = [PlainCode(V), ConvolutionalCode(V, memory=2), ConvolutionalCode(V, memory=MEMORY)]
@@ -473,7 +480,12 @@ def print_codes(data: Data) -> list[dict]:
         word = data.words[data.by_frequency[number]]
         found.append({"word": word, "number": number, "bits": bits, "memory 2": codes[0], f"memory {MEMORY}": codes[1]})
     headers = ["word", "number", "bits", "code of memory 2", f"code of memory {MEMORY}"]
-    table(f"{V:,} words, numbered by frequency", headers, [list(row.values()) for row in found])
+    table(f"{task}: {V:,} words, numbered by frequency", headers, [list(row.values()) for row in found])
+    says = ["| is the boundary between sentences"] if task == "ngram" else []
+    says += ["<unk> is all rarer words together"] if any(row["word"] == "<unk>" for row in found) else []
+    if V > 14:
+        says.append(f"14 = 8 + 4 + 2: with five bits 01110, as on the slide; here {books[0].num_bits} are needed")
+    print("".join(f"{line}\n" for line in says))
     return found
 
 
@@ -499,7 +511,7 @@ def print_marks(task: str, reports: list[dict], words: int, always: float) -> No
         ]
         for one in reports
     ]
-    headers = ["output layer", "rows", "KiB", "bits", "words", "rare", "softmax first"]
+    headers = ["output layer", "rows", "KiB", "bits, of\ncoded words", "words", "rare", "softmax\nfirst"]
     headers += ["learned/s", "", "predicted/s", ""]
     table(f"{task}: what is right of held-out text, after {words:,} words", headers, rows)
     print(f"who always says the most frequent word is right {percent(always)} of the time\n")
@@ -509,16 +521,16 @@ def print_compared(comparisons: list[dict], words_right: dict[str, float], share
     rows = [
         [
             f"{one['one']} < {one['other']}",
-            one["other_is_better"],
             f"{percent(words_right[one['one']])}, {percent(words_right[one['other']])}",
             f"{100 * one['difference']:+.2f} ± {100 * one['standard_error']:.2f}".replace("-", "−"),
+            one["other_is_better"],
         ]
         for one in comparisons
     ]
-    table("Which is better?", ["words right", "holds", "", "difference"], rows)
+    table("Which is better?", ["claim", "words right", "difference", "holds"], rows)
     if None not in shares.values():
         said = ", ".join(f"{name} {percent(share, 0)}" for name, share in shares.items())
-        print(f"of the softmax's lead over binary: {said}\n")
+        print(f"of the softmax's lead over binary they have\n{said}\n")
 
 
 def print_errors(task: str, found: list[dict]) -> None:
@@ -529,13 +541,14 @@ def print_errors(task: str, found: list[dict]) -> None:
             percent(one["bits_right"]),
             percent(one["words_right"]),
             percent(one["by_signs"]),
-            percent(one["if_strewn"]),
+            percent(one["if_independent"]),
             percent(one["of_right_words_with_wrong_bits"]),
             one["most_wrong_bits_of_a_right_word"],
         ]
         for one in found
     ]
-    headers = ["output layer", "bits", "right", "words right", "equally sure", "strewn", "wrong bits", "at most"]
+    headers = ["output layer", "bits", "right", "words right", "by signs alone", "if independent"]
+    headers += ["right with wrong bits", "most of them"]
     table(f"{task}: words that are right, and bits that are not", headers, rows)
 
 
@@ -545,71 +558,72 @@ def print_injected(found: dict, n: int) -> None:
         curve, t = found["of_errors"][name], code["corrects"]
         after = [percent(curve[k]) if k < len(curve) else None for k in (t, t + 1, t + 2)]
         rows.append([name, code["bits"], code["distance"], t, *after])
-    headers = ["code", "bits", "two differ in", "corrects t", "right after t errors", "after t + 1", "after t + 2"]
+    headers = ["code", "bits", "any two differ in, at least", "corrects t"]
+    headers += ["right after t errors", "after t + 1", "after t + 2"]
     table(f"What errors do to codes: words found again, of {n:,}", headers, rows)
+    print("plain bits: a number of V or more is no word's and goes to the nearest word, at times the right one\n")
 
 
 def draw_words(path, reports: dict[str, list[dict]], always: dict[str, float], show: bool) -> None:
-    """Words right over the memory of the output layer: plain bits, longer codes, and the softmax."""
-    panels = []
-    for task, found in reports.items():
-        size = {one["name"]: one["bytes"] / 1024 for one in found}
-        right = {one["name"]: 100 * one["words_right"] for one in found}
-        coded = [name for name in size if name.endswith("-EC")]
-        plain = [name for name in size if name not in ("softmax", *coded)]
-        kinds = {
-            "plain bits: alone, then in hybrids": plain,
-            "error-correcting bits: the same": coded,
-            "softmax": ["softmax"],
-        }
-        series = {
-            says: ([size[name] for name in names], [right[name] for name in names], {"markersize": 14})
-            for says, names in kinds.items()
-        }
-        ends, level = [min(size.values()), max(size.values())], [100 * always[task]] * 2
-        dotted = {"color": "gray", "linestyle": ":", "marker": ""}
-        hybrids = ", ".join(name.removeprefix("hybrid-") for name in plain[1:])
-        panels.append(
-            {
-                "series": {**series, "always the most frequent word": (ends, level, dotted)},
-                "title": f"{task}; hybrids with N = {hybrids}",
-                "xlabel": "memory of the output layer, KiB",
-                "ylabel": "held-out words right, %",
-                "log": "x",
-            }
-        )
-    lines(path, "Two improvements to binary code prediction", panels, show)
+    """Words right over the size of the output layer: plain bits, longer codes, and the softmax; a panel a model."""
+    figure = FigureCanvasAgg(Figure(figsize=(16, 9), dpi=100)).figure
+    figure.set_layout_engine("constrained", w_pad=0.2, h_pad=0.2)
+    figure.suptitle("Two improvements to binary code prediction", fontsize=22)
+    panels = figure.subplots(1, max(1, len(reports)), squeeze=False)[0]
+    for axes, (task, found) in zip(panels, reports.items(), strict=False):  # of no model, for Ctrl-C, an empty one
+        bits = [one for one in found if one["name"] != "softmax"]
+        kinds = [
+            ("plain bits: alone, then in hybrids", [one for one in bits if not one["name"].endswith("-EC")], "o", 1),
+            ("error-correcting bits: the same", [one for one in bits if one["name"].endswith("-EC")], "D", -1),
+            ("softmax", [one for one in found if one["name"] == "softmax"], "s", 1),
+        ]
+        for colour, (says, kind, marker, side) in zip(COLOURS, kinds, strict=False):
+            size, right = [one["bytes"] / 1024 for one in kind], [100 * one["words_right"] for one in kind]
+            look = {"marker": marker, "markersize": 12, "markerfacecolor": "white", "markeredgewidth": 2.5}
+            axes.plot(size, right, color=colour, linewidth=1.5, label=says, **look)
+            at = {"xytext": (3 * side, 17 * side), "textcoords": "offset points", "va": "center"}  # left above, or
+            at |= {"ha": "right" if side > 0 else "left", "fontsize": 14, "color": colour}  # right below, of the dot
+            for one, x, y in zip(kind, size, right, strict=True):
+                box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0}
+                axes.annotate(name_of_dot(one["name"]), (x, y), bbox=box, **at)
+        dotted = {"color": "gray", "linestyle": ":", "linewidth": 2.5, "zorder": 1}
+        axes.axhline(100 * always[task], label="always the most frequent word", **dotted)
+        axes.set_xscale("log")
+        axes.margins(x=0.12, y=0.12)  # room for the names
+        axes.set_title(task, fontsize=18)
+        axes.set_xlabel("size of the output layer, KiB", fontsize=16)
+        axes.set_ylabel("held-out words right, %", fontsize=16)
+        axes.tick_params(labelsize=14)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    handles, labels = panels[0].get_legend_handles_labels()
+    style = {"loc": "outside lower center", "ncols": 4, "handlelength": 4, "fontsize": 14, "frameon": False}
+    figure.legend(handles, labels, **style)
+    save_figure(figure, path, show)
+
+
+def name_of_dot(layer: str) -> str:
+    """Of a hybrid its N; which kind of bits there are the colour says."""
+    return f"N = {layer.split('-')[1]}" if layer.startswith("hybrid") else layer if layer == "softmax" else "alone"
 
 
 def draw_errors(path, found: dict, num_words: int, show: bool) -> None:
-    ylabel, names = "words found again, %", list(found["codes"])
+    ylabel, codes = "words found again, %", found["codes"]
     hundred = lambda curve: [100 * part for part in curve]
-    of_errors = {name: (found["ks"][: len(curve)], hundred(curve)) for name, curve in found["of_errors"].items()}
+    of_errors = {
+        f"{name}, corrects {codes[name]['corrects']}": (found["ks"][: len(curve)], hundred(curve))
+        for name, curve in found["of_errors"].items()
+    }
     of_rates = {name: (hundred(found["rates"]), hundred(curve)) for name, curve in found["of_rates"].items()}
-    dashed = {"color": COLOURS[len(names) - 1], "linestyle": "--", "marker": ""}
+    dashed = {"color": COLOURS[len(codes) - 1], "linestyle": "--", "marker": ""}
     noise = {
         f"{name}, told how sure each bit is": (hundred(found["rates"]), hundred(curve), dashed)
         for name, curve in found["in_noise"].items()
     }
-    marks = {}
-    for name, code in found["codes"].items():
-        marks |= {f"t of {name}": code["corrects"]} if code["corrects"] else {}
-    panels = [
-        {
-            "series": of_errors,
-            "xlabel": "wrong bits of a word",
-            "ylabel": ylabel,
-            "title": "so many errors",
-            "marks": marks,
-        },
-        {
-            "series": of_rates | noise,
-            "xlabel": "wrong bits, %",
-            "ylabel": ylabel,
-            "title": "each bit with a probability",
-        },
-    ]
-    lines(path, f"What errors do to the codes of {num_words:,} words", panels, show)
+    exactly = {"series": of_errors, "title": "exactly k bits wrong", "xlabel": "k, wrong bits of a word"}
+    each = {"series": of_rates | noise, "title": "each bit wrong with probability p", "xlabel": "p, %"}
+    title = f"What errors do to the codes of {num_words:,} words"
+    lines(path, title, [panel | {"ylabel": ylabel} for panel in (exactly, each)], show)
 
 
 # %% All of it
@@ -617,11 +631,15 @@ def parser():
     p = common_flags(__doc__, name="wordemb-binary-code")
     p.add_argument("--task", choices=TASKS, help="one of the two models (default: both)")
     p.add_argument("--full", action="store_true", help=f"more words, and {SEEDS} seeds")
-    p.add_argument("--words", type=int, help="that each layer learns (default: skipgram 150,000, ngram 800,000)")
     p.add_argument(
-        "--dim", type=int, default=64, help="numbers in a word's vector, and in the hidden layer (default: 64)"
+        "--words",
+        type=int,
+        help=f"that each layer learns, in whole batches of {BATCH} (default: skipgram 150,000, ngram 800,000)",
     )
-    p.add_argument("--min-count", type=int, default=5, help="rarer words become <unk> (default: 5)")
+    p.add_argument(
+        "--dim", type=int, help="numbers in a word's vector, and in the hidden layer (default: 64, --quick: 16)"
+    )
+    p.add_argument("--min-count", type=int, help="rarer words become <unk> (default: 5, --quick: 3)")
     return p
 
 
@@ -660,8 +678,8 @@ def main(argv=None) -> None:
     for name in ("words", "dim", "min_count"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise DemoError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
-    if args.quick:
-        args.dim, args.min_count = min(args.dim, 16), min(args.min_count, 3)
+    args.dim = args.dim or (16 if args.quick else 64)
+    args.min_count = args.min_count or (3 if args.quick else 5)
     choose_device(args.device)
     out, key = output_folder(args.out), mg.Key(args.seed)
 
@@ -672,7 +690,7 @@ def main(argv=None) -> None:
     tasks = TASKS if args.task is None else (args.task,)
     datas = {task: Data.of(text, task) for task in tasks}
     results = {"environment": environment(), "corpus": text.describe(), "arguments": vars(args), "tasks": {}}
-    results["codes"] = print_codes(datas[tasks[-1]])
+    results["codes"] = print_codes(tasks[-1], datas[tasks[-1]])
 
     with interruptible("what was learned until now is shown") as stop:
         for task, data in datas.items():

@@ -373,13 +373,23 @@ def test_who_knows_how_sure_the_bits_are_finds_more_words():
     assert demo.in_noise(code, 0.2, 1000, KEY) > 1.2 * demo.at_rate(code, 0.2, 1000, KEY)
 
 
-def test_errors_that_are_strewn_come_as_often_at_each_bit_as_they_did():
+def test_independent_errors_come_as_often_at_each_bit_as_they_did():
     """Of plain bits: Π (1 − p_b), where the first bit is never wrong and the last always."""
     code, numbers = PlainCode(8), mg.backend.asarray(np.arange(8).repeat(500))
     rates = np.array([[0, 0, 1], [0, 1, 1], [0, 0, 1], [0, 0, 1]], bool)
-    assert demo.strewn(code, numbers, rates, KEY) == 0.0
-    found = demo.strewn(code, numbers, rates[:, [0, 1, 0]], KEY)
+    assert demo.if_independent(code, numbers, rates, KEY) == 0.0
+    found = demo.if_independent(code, numbers, rates[:, [0, 1, 0]], KEY)
     assert abs(found - 0.75) < 6 * math.sqrt(0.75 * 0.25 / 4000)
+
+
+def test_a_plain_number_of_no_word_may_be_mended_by_taking_the_nearest():
+    """V = 5: 1, 2 and 3 with the first bit turned are 5, 6 and 7, of which they are the nearest words."""
+    numbers, turned = mg.backend.asarray(np.arange(5)), np.zeros((5, 3), bool)
+    found = {}
+    for place in range(3):
+        turned[:] = np.arange(3) == place
+        found[place] = cpu(demo.found_again(PlainCode(5), numbers, mg.backend.asarray(turned))).nonzero()[0].tolist()
+    assert found == {0: [1, 2, 3], 1: [], 2: []}
 
 
 # ---- what must not pass ---------------------------------------------------------------------------------------------
@@ -411,9 +421,9 @@ MUTANTS = {
         lambda: test_up_to_t_errors_no_word_is_lost_and_after_more_some_are("memory 2", 2),
     ),
     "the mean of all bits for each": (
-        "strewn",
+        "if_independent",
         lambda code, numbers, wrong, key: demo.at_rate(code, float(wrong.mean()), len(numbers), key),
-        test_errors_that_are_strewn_come_as_often_at_each_bit_as_they_did,
+        test_independent_errors_come_as_often_at_each_bit_as_they_did,
     ),
     "noise whose strength is the rate": (
         "NormalDist",
@@ -480,6 +490,11 @@ class TestQuick:
             assert one["memory 2"].startswith("00") or one["number"] >= 1 << (len(one["bits"]) - 1)
             assert re.search(rf"  {re.escape(one['word'])} +{one['number']:,} +{one['bits']} ", quick[1])
 
+    def test_the_slides_word_14_is_explained(self, quick):
+        bits = len(read_json(quick[0])["codes"][0]["bits"])
+        assert f"14 = 8 + 4 + 2: with five bits 01110, as on the slide; here {bits} are needed\n" in quick[1]
+        assert f"{14:05b}" == "01110" and "\n| is the boundary between sentences\n" in quick[1]
+
     def test_what_is_said_to_be_better_follows_from_what_was_counted(self, quick):
         for found in read_json(quick[0])["tasks"].values():
             right = {one["name"]: one["words_right"] for one in found["layers"]}
@@ -520,6 +535,18 @@ def test_a_task_can_be_chosen_and_a_text_of_ones_own(task, tmp_path, corpus, cap
     assert list(results["tasks"]) == [task] and results["tasks"][task]["words"] == 256
     assert results["tasks"][task]["vocab_size"] == 9 + (task == "ngram")
     assert [one["name"] for one in results["tasks"][task]["layers"]][3:] == ["hybrid-1", "hybrid-1-EC"]
+
+
+@pytest.mark.parametrize("quick", [True, False], ids=["quick", "default"])
+def test_what_is_asked_for_is_not_made_smaller_by_quick(quick, tmp_path, corpus, capsys):
+    flags = ["--quick"] * quick + ["--out", tmp_path / "out", "--corpus", corpus, "--task", "ngram", "--words", 1]
+    for asked, dim, min_count in (([], *((16, 3) if quick else (64, 5))), (["--dim", 20, "--min-count", 7], 20, 7)):
+        demo.main(list(map(str, [*flags, *asked])))
+        said = read_json(tmp_path / "out")
+        assert (said["arguments"]["dim"], said["arguments"]["min_count"]) == (dim, min_count)
+        (softmax, *_), found = said["tasks"]["ngram"]["layers"], said["tasks"]["ngram"]
+        assert softmax["bytes"] == 4 * found["vocab_size"] * (dim + 1)
+        assert found["words"] == demo.BATCH  # a batch is whole
 
 
 def test_the_same_seed_is_the_same_run_and_another_is_another(tmp_path, corpus, capsys):
