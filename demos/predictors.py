@@ -12,7 +12,8 @@ occur by Zipf's law. p is how often a word occurs, the sum of all p being 1.
 
     class-based     C rows for the classes, and one for each word of the right class. With C classes of equally many
                     words that is C + V / C ≥ 2 √V. If classes are as probable as one another instead, it is
-                    C + Σ_c (1 / C) |c| = C + V / C: the same, but for classes that a frequent word leaves empty. (1)
+                    C + Σ_c (1 / C) |c| = C + V / C: the same. (A word that is heavier than a class forbids it: then
+                    classes would be empty, and are left out.)                                                   (1)
                     Let a class have s words where the words are about as frequent as their neighbours in rank. Then
                     there are Σ_w 1 / s classes, and in the right one Σ_w p s words. Together that is least for
                     s = 1 / √p: 2 Σ_w √p ≤ 2 √V, when √p is shared out equally.                                   (2)

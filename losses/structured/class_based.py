@@ -102,9 +102,27 @@ def class_softmax(
     the first sizes[b] columns; what the others hold is not looked at, and has G = 0. target_class (B,): the number of
     the class; target_word (B,): that of the word in its class.
     """
+    _check_places(class_scores, word_scores, target_class, target_word, sizes)
     class_loss, G_class = softmax_cross_entropy(class_scores, target_class)
     word_loss, G_word = _ragged_softmax(word_scores, target_word, sizes)
     return class_loss + word_loss, G_class, G_word
+
+
+def _check_places(class_scores: Any, word_scores: Any, target_class, target_word, sizes) -> None:
+    """A kernel would read and write past the ends of arrays. (On a GPU there is none, and one would have to wait.)"""
+    (batch, num_classes), width = class_scores.shape, word_scores.shape[1]
+    for name, ids, low, high, limits in (
+        ("target_class", target_class, 0, num_classes, f"[0, {num_classes})"),
+        ("sizes", sizes, 1, width + 1, f"[1, {width}]"),
+        ("target_word", target_word, 0, sizes, "[0, sizes)"),
+    ):
+        if not len(ids) == len(word_scores) == batch or ids.ndim != 1 or ids.dtype.kind not in "iu":
+            of = f"losses.class_softmax: {name} must be integers (B,) for scores (B, C) and (B, L)"
+            shapes = ", ".join(str(list(part.shape)) for part in (ids, class_scores, word_scores))
+            raise ValueError(f"{of}, got {ids.dtype} {shapes}")
+        if on_cpu(ids) and (wrong := (ids < low) | (ids >= high)).any():
+            of = f" of {sizes[wrong][0]}" if ids is target_word else ""
+            raise IndexError(f"losses.class_softmax: {name} must lie in {limits}, got {ids[wrong][0]}{of}")
 
 
 def _ragged_softmax(scores: Any, targets: type_of_array, sizes: type_of_array) -> tuple[Any, Any]:

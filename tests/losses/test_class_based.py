@@ -636,6 +636,39 @@ def test_counts_may_be_very_large_or_small_and_have_no_sum(scale):
     assert np.allclose(cost(counts * scale), cost(counts))
 
 
+@pytest.mark.cpu
+@pytest.mark.parametrize("width", [3, 300], ids=["array code", "kernel"])
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"target_word": [0, -1]}, IndexError, r"target_word must lie in \[0, sizes\), got -1 of 2"),
+        ({"target_word": [0, 2]}, IndexError, r"target_word must lie in \[0, sizes\), got 2 of 2"),
+        ({"target_word": [10**12, 0]}, IndexError, r"target_word must lie in \[0, sizes\), got 1000000000000 of 3"),
+        ({"sizes": [3, 301]}, IndexError, r"sizes must lie in \[1, \d+\], got 301"),
+        ({"sizes": [0, 2]}, IndexError, r"sizes must lie in \[1, \d+\], got 0"),
+        ({"target_class": [4, 0]}, IndexError, r"target_class must lie in \[0, 4\), got 4"),
+        ({"target_class": [0, -1]}, IndexError, r"target_class must lie in \[0, 4\), got -1"),
+        ({"target_word": [0, 1, 1]}, ValueError, r"target_word must be integers \(B,\) .*, got int64 \[3\], \[2, 4\]"),
+        ({"sizes": [3]}, ValueError, r"sizes must be integers \(B,\) .*, got int64 \[1\], \[2, 4\]"),
+        ({"target_class": [[0], [1]]}, ValueError, r"target_class must be integers \(B,\) .*, got int64 \[2, 1\]"),
+        ({"sizes": [3.0, 2.0]}, ValueError, r"sizes must be integers \(B,\) .*, got float64 \[2\]"),
+    ],
+)
+@pytest.mark.parametrize("loss", [class_softmax, class_softmax_loss])
+def test_places_that_are_none_are_refused_and_not_written_to(loss, change, error, message, width):
+    """Both by the array code and by the kernel, which would do what it is told."""
+    options = {"target_class": [0, 3], "target_word": [2, 1], "sizes": [3, 2]} | change
+    with pytest.raises(error, match=f"losses.class_softmax: {message}"):
+        loss(np.zeros((2, 4)), np.zeros((2, width)), **{name: np.array(value) for name, value in options.items()})
+
+
+@pytest.mark.cpu
+def test_scores_of_more_examples_than_there_are_classes_for_are_refused():
+    ids = {name: np.array([0, 0]) for name in ("target_class", "target_word")} | {"sizes": np.array([1, 1])}
+    with pytest.raises(ValueError, match=r"for scores \(B, C\) and \(B, L\), got int64 \[2\], \[1, 4\], \[2, 300\]"):
+        class_softmax(np.zeros((1, 4)), np.zeros((2, 300)), **ids)
+
+
 def test_a_batch_size_of_none_is_refused():
     with pytest.raises(ValueError, match=r"losses.ClassSoftmax.score_cost: batch_size must be at least 1, got 0"):
         ClassSoftmax(4, 2, key=KEY).score_cost(0)
