@@ -355,8 +355,8 @@ def read_data(text: Text, size: Size, rng: np.random.Generator) -> Data:
         expected = f"expected {HELD_OUT} sentences or more, one a line, and {size.batch} words to learn"
         got = f"got {int(sentence[-1]) + 1} and {len(targets)}, the ends of sentences being words"
         raise DemoError(f"{text.name}: there is too little to learn: {expected}; {got}")
-    if boundary < LEAST:
-        raise DemoError(f"{text.name}: expected {LEAST} different words or more, got {boundary}")
+    if (words := boundary - 1) < LEAST:  # <unk> is none
+        raise DemoError(f"{text.name}: expected {LEAST} different words or more, got {words}")
     counts = np.bincount(targets, minlength=boundary + 1) + 1.0
     vectors = vectors_of(contexts, targets, boundary + 1, rng)
     some, order = rng.permutation(len(held_targets))[: size.held_out], rng.permutation(len(targets))
@@ -487,7 +487,7 @@ class School:
     def teach(self, name: str, rates: Sequence[float]) -> dict:
         """All that there is to tell of one layer: the best rate, by the first seed, and what all seeds have learned."""
         updates = self.size.updates
-        at, tried = [updates // 2**i for i in range(5, 0, -1) if updates >= 2**i], {}
+        at, tried = [updates // 2**i for i in range(5, 0, -1) if updates >= 8 * 2**i], {}  # the first few only jump
         for rate in rates:
             try:
                 tried[rate] = self.learn(name, rate, 0, updates, at)
@@ -708,7 +708,7 @@ def picture_of_perplexity(path, taught: Mapping[str, dict], size: Size, show: bo
         {"xlabel": f"updates, of {size.batch} words", "title": "the same updates", "ylabel": "perplexity, held out"},
         {"xlabel": "seconds: updates times their median", "title": "the same time, the same colours"},
     ]
-    highest = 4 * min(one["perplexity"] for one in taught.values())
+    highest = 5 * min(one["perplexity"] for one in taught.values())
     title = f"A language model of {size.vocab_size:,} words with each output layer (embedding has no perplexity)"
     curves(path, title, series, panels, show, highest=highest)
 
