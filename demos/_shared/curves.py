@@ -26,7 +26,8 @@ def curves(
 
     series: name -> {"x": a sequence for each panel, "y": a sequence} and matplotlib's keywords, as "color".
     panels: two of {"title": …, "xlabel": …, "ylabel": …}; the second needs no ylabel. All axes are logarithmic.
-    level: a height, marked by a dotted line, and its name. highest: what is above it is cut off.
+    level: a height, marked by a dotted line, and its name. highest: what is above it is cut off,
+    and an arrow stands behind the name of what ends there.
     """
     for name, look in series.items():
         for numbers in (*look["x"], look["y"]):
@@ -69,11 +70,14 @@ def curves(
     for (name, look), (x, y), place in zip(series.items(), ends, places, strict=True):
         style = {"color": look.get("color"), "alpha": look.get("alpha")}
         to_pixels = {"transform": None, **style}  # on a figure of no transform one unit is one pixel
-        figure.add_artist(Line2D([x + 6, 622], [y, place], linewidth=1, **to_pixels))
+        above = look["y"][-1] > top
+        if not above:
+            figure.add_artist(Line2D([x + 6, 622], [y, place], linewidth=1, **to_pixels))
         dashes = {"linestyle": look.get("linestyle", "-"), "linewidth": min(look.get("linewidth", 3), 4)}
         figure.add_artist(Line2D([624, 664], [place, place], **dashes, **to_pixels))
         height = look["y"][-1]
         said = f"{height:#.3g}  {name}" if height < 100 else f"{height:,.0f}  {name}"
+        said += " ↑" * above
         figure.text(0.42, place / HIGH, said, fontsize=14, color=look.get("color"), va="center", parse_math=False)
     save_figure(figure, path, show)
 
