@@ -98,7 +98,7 @@ from minigrad.backend import read, type_of_array
 
 DIM = 128  # numbers in an embedding, and in the hidden layer
 BEFORE = 3  # words from which the next is guessed
-LEAST = 15  # different words of a text: with fewer there are no clusters, and no vectors to speak of
+LEAST = 6  # different words of a text: with fewer the adaptive softmax has no head
 HELD_OUT = 20  # every so many sentences one that nobody learns
 FREQUENT, MEMORY, NUMBERS = 256, 6, 64  # N of the hybrids, r of the codes, m of embedding prediction
 RATES = (0.05, 0.1, 0.2)

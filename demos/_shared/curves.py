@@ -70,7 +70,7 @@ def curves(
     for (name, look), (x, y), place in zip(series.items(), ends, places, strict=True):
         style = {"color": look.get("color"), "alpha": look.get("alpha")}
         to_pixels = {"transform": None, **style}  # on a figure of no transform one unit is one pixel
-        above = look["y"][-1] > top
+        above = bool(look["y"][-1] > top)
         if not above:
             figure.add_artist(Line2D([x + 6, 622], [y, place], linewidth=1, **to_pixels))
         dashes = {"linestyle": look.get("linestyle", "-"), "linewidth": min(look.get("linewidth", 3), 4)}

@@ -83,7 +83,7 @@ def test_what_is_above_the_highest_is_cut_off_and_has_a_name(tmp_path):
     one, other = pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png")
     np.testing.assert_array_equal(one[:, :620], other[:, :620])
     assert (other[:, 670:1000] == [0, 0, 1]).all(axis=2).any() and (other[:, 1080:] == one[:, 1080:]).all()
-    with pytest.raises(ValueError, match="highest: 0.5; expected a height above that of the lowest point"):
+    with pytest.raises(ValueError, match=r"highest: 0\.5; expected a height above that of the lowest point"):
         curves(tmp_path / "c.png", "", {"low": low}, PANELS, highest=0.5)
 
 

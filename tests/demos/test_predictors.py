@@ -186,7 +186,7 @@ def test_a_text_of_a_few_different_words_is_refused_or_learned(words, tmp_path):
     (tmp_path / "few.txt").write_text("\n".join([line] * 40), encoding="utf-8")
     text = read_text(tmp_path / "few.txt", 1, max_size=59)
     if words < demo.LEAST:
-        with pytest.raises(DemoError, match=f"expected 15 different words or more, got {words}"):
+        with pytest.raises(DemoError, match=f"expected 6 different words or more, got {words}"):
             demo.read_data(text, SMALL, np.random.default_rng(1))
         return
     data = demo.read_data(text, SMALL, np.random.default_rng(1))
