@@ -386,7 +386,7 @@ def show_best(vocab, best, bytes_of, rounds) -> dict:
                     speed,
                     times,
                     size,
-                    f"1/{less:.3g}" if less > 1.01 else f"{1 / less:.3g}",
+                    "1/" + (f"{less:,.0f}" if less >= 100 else f"{less:.3g}") if less > 1.01 else f"{1 / less:.3g}",
                 ]
             )
     headers = ["", f"{BATCH} words", "words/s", "as fast as full", "bytes", "of full's"]
