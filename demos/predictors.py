@@ -25,8 +25,8 @@ occur by Zipf's law. p is how often a word occurs, the sum of all p being 1.
     adaptive        the head, and for a rare word a cluster whose rows are shorter: in rows of d numbers. That grows
                     nearly as V. It is worth it where few large products are quicker than many small ones.
 
-All that is for learning. To find the likeliest word codes touch the same rows, and so do hybrids. The others have more
-to do: a tree and classes are searched until nothing better can come, embedding prediction compares all V vectors.
+All that is for learning. To find the likeliest word, codes and hybrids touch the same rows. The others have more to do:
+a tree and classes are searched until nothing better can come, embedding prediction compares all V vectors.
 
 What they cannot say is a number too, and needs no training. Take log P(w | h) for many h and all w, and from each row
 its mean: what is the rank of this matrix? Of a full softmax it is that of W h + b, so d + 1 at most (Yang, Dai,
