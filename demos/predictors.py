@@ -15,19 +15,28 @@ occur by Zipf's law. p is how often a word occurs, the sum of all p being 1.
                     C + Σ_c (1 / C) |c| = C + V / C: the same. (A word that is heavier than a class forbids it: then
                     classes would be empty, and are left out.)                                                   (1)
                     Let a class have s words where the words are about as frequent as their neighbours in rank. Then
-                    there are Σ_w 1 / s classes, and in the right one Σ_w p s words. Together that is least for
-                    s = 1 / √p: 2 Σ_w √p ≤ 2 √V, when √p is shared out equally.                                   (2)
-    hierarchical    the length of a path: log₂ V if the tree is balanced; for Huffman's H ≤ E ℓ < H + 1, H being the
-                    entropy of the words in bits.                                                                (3)
+                    there are Σ_w 1 / s classes, and in the right one Σ_w p s words. For each word set the derivative
+                    by s to zero, −1 / s² + p = 0: s = 1 / √p. Then there are Σ_w √p classes, each with Σ √p = 1, and
+                    in the right one Σ_w √p words: 2 Σ_w √p ≤ 2 √V.                                               (2)
+    hierarchical    the length of a path: ⌊log₂ V⌋ or one more if the tree is balanced, where the frequent words have
+                    the shorter paths; for Huffman's H ≤ E ℓ < H + 1, H being the words' entropy in bits.         (3)
     binary codes    ⌈log₂ V⌉; error-correcting, with memory r, 2 (⌈log₂ V⌉ + r); hybrid, N + 1 and the bits.     (4)
     embedding       m, the numbers in a vector, whatever V is.
-    adaptive        the head, and for a rare word a cluster whose rows are shorter: in rows of d numbers.
+    adaptive        the head, and for a rare word a cluster whose rows are shorter: in rows of d numbers. That grows
+                    nearly as V. It is worth it where few large products are quicker than many small ones.
+
+All that is for learning. To find the likeliest word, codes and hybrids touch the same rows. The others have more to do:
+a tree and classes are searched until nothing better can come, embedding prediction compares all V vectors.
 
 What they cannot say is a number too, and needs no training. Take log P(w | h) for many h and all w, and from each row
 its mean: what is the rank of this matrix? Of a full softmax it is that of W h + b, so d + 1 at most (Yang, Dai,
 Salakhutdinov, Cohen: "Breaking the Softmax Bottleneck", ICLR 2018). With a code, log P(w | h) = Σ_b c_b(w) z_b(h) but
-for what all words share, so that the rank is at most the number of bits: log₂ V things can be said of V words.
-(Where decisions multiply, each has a sum of its own to be divided by, and what such sums are of h is not linear.)
+for what all words share, so that the rank is at most the number of bits: with a plain one ⌈log₂ V⌉ things can be said
+of V words. An error-correcting one has more bits, of which two are others again (error_correcting.py, (12)); the z_b
+are linear in h and 1, so that d + 1 is a bound as well. (Where decisions multiply, each has a sum of its own to be
+divided by, and the log of such a sum is not linear in h. Still, two words that are the children of one node differ by
+its score: more than d + 1 such pairs are not independent. All words of the adaptive head and its J clusters would
+make k_h + J; one less, for the mean is taken off; and d_i in cluster i.)
 
 Then all learn the same: a language model, with an embedding of 128 numbers for each of the three words before, a hidden
 layer of 128 with tanh, and one of the structures at its end (Bengio et al., JMLR 2003: see nn-1m.py). They hear the
@@ -41,16 +50,20 @@ layer, at these sizes. --full tries all three, and learns for longer, from three
     log P halved     of the error-correcting code: its bits are learned one by one, and as if they were independent. But
                      they are redundant, that is what they are for, and so the same evidence is counted twice or so:
                      it is far too sure of itself. That doesn't change which word is likeliest
-    words/s          in training; in prediction of the likeliest word, by the layer alone, and by the whole model
+    words/s          in training, by the median update; in prediction of the likeliest word, by the layer alone, and by
+                     the whole model. One layer is measured after the other: on a busy machine they may vary twofold
     bytes            of the output layer, with the vectors that embedding prediction needs, which are frozen
 
 Those vectors are made of the same text: of words beside each other the positive pointwise mutual information, its
 largest singular vectors (Levy and Goldberg, NIPS 2014), of length one.
 
+What is said of right words holds, or not, where it differs by two standard errors or more, of the differences on the
+same words held out; otherwise there is a dash.
+
 In out/predictors/: rows.png, perplexity.png, results.json. Takes about one and a half minutes, --quick under ten
 seconds; --full says how long when it begins. With Ctrl-C the layers that are done are shown.
 
-To predict before running; `predict` in results.json has the answers:
+To predict before running; `predict` in results.json has the answers (--quick: of 10,000 words and of 1,000):
     1.  Of 1,000,000 words a softmax touches ten times the rows that it touches of 100,000. How many times those does
         class-based softmax touch, and how many times hierarchical softmax?
     2.  A softmax over 8,000 words becomes 13 sigmoids. What becomes of the perplexity?
@@ -85,6 +98,7 @@ from minigrad.backend import read, type_of_array
 
 DIM = 128  # numbers in an embedding, and in the hidden layer
 BEFORE = 3  # words from which the next is guessed
+LEAST = 6  # different words of a text: with fewer the adaptive softmax has no head
 HELD_OUT = 20  # every so many sentences one that nobody learns
 FREQUENT, MEMORY, NUMBERS = 256, 6, 64  # N of the hybrids, r of the codes, m of embedding prediction
 RATES = (0.05, 0.1, 0.2)
@@ -122,13 +136,26 @@ def embedding(vocab_size: int, dim: int, *, vectors: type_of_array, **options) -
     return losses.VonMisesFisher(vocab_size, dim, embeddings=vectors, **options)
 
 
+def different_bits(layer: losses.layer.OutputLayer) -> int:
+    """The bits of the code, without those that are the same as another for all words."""
+    book = layer.codebook
+    codes = backend.to_cpu(book.bits(backend.xp().arange(book.num_words)))  # (words, bits)
+    return len(np.unique(codes, axis=1).T)
+
+
+def pairs(layer: losses.HierarchicalSoftmax) -> int:
+    """Nodes of the tree whose children are two words."""
+    children = backend.to_cpu(layer.tree.children)  # (V − 1, 2): a word is below V
+    return int((children < layer.vocab_size).all(axis=1).sum())
+
+
 BLACK, BLUE, RED, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
-PINK, ORANGE, GRAY = "#A4468A", "#B07800", "#555555"
+PINK, ORANGE, GRAY, SKY, NAVY = "#A4468A", "#B07800", "#555555", "#4AA3DF", "#1B2A6B"
 DASHED, DOTTED = {"linestyle": "--"}, {"linestyle": ":"}
 CONVOLUTIONAL = partial(ConvolutionalCode, memory=MEMORY)
-WHOLE = "V − 1", lambda layer: layer.vocab_size - 1
-BITS = "bits", lambda layer: layer.codebook.num_bits
-WORDS_AND_BITS = "N + bits", lambda layer: layer.num_frequent + layer.codebook.num_bits
+BITS = "min(bits, d + 1)", lambda layer: min(different_bits(layer), layer.dim + 1)
+WORDS_AND_BITS = "min(N + bits, d + 2)", lambda layer: min(layer.num_frequent + different_bits(layer), layer.dim + 2)
+TREE = "V − 1, less pairs above d + 1", lambda layer: layer.vocab_size - 1 - max(pairs(layer) - layer.dim - 1, 0)
 HIERARCHICAL, CODE = losses.HierarchicalSoftmax, {"codebook": CONVOLUTIONAL}
 KINDS = {
     "full": Kind(
@@ -143,12 +170,12 @@ KINDS = {
         ("d + C", lambda layer: layer.dim + layer.num_classes),
         {"color": BLUE},
     ),
-    "hierarchical": Kind("hierarchical, Huffman", plain(HIERARCHICAL), WHOLE, {"color": GREEN}),
-    "balanced": Kind("hierarchical, balanced", plain(HIERARCHICAL, tree="balanced"), WHOLE, {"color": GREEN, **DASHED}),
+    "hierarchical": Kind("hierarchical, Huffman", plain(HIERARCHICAL), TREE, {"color": GREEN}),
+    "balanced": Kind("hierarchical, balanced", plain(HIERARCHICAL, tree="balanced"), TREE, {"color": GREEN, **DASHED}),
     "adaptive": Kind(
         "adaptive",
         adaptive,
-        ("k_h + J + Σ d_i", lambda layer: len(layer.weight) + sum(layer.widths)),
+        ("k_h + J − 1 + Σ d_i", lambda layer: len(layer.weight) - 1 + sum(layer.widths)),
         {"color": PINK},
     ),
     "binary": Kind("binary code", plain(losses.BinaryCode), BITS, {"color": RED}),
@@ -326,7 +353,10 @@ def read_data(text: Text, size: Size, rng: np.random.Generator) -> Data:
     contexts, targets = ngrams(Tokens(ids[~out], sentence[~out]), BEFORE, boundary)
     if not len(held_targets) or len(targets) < size.batch:
         expected = f"expected {HELD_OUT} sentences or more, one a line, and {size.batch} words to learn"
-        raise DemoError(f"{text.name}: there is too little to learn: {expected}")
+        got = f"got {int(sentence[-1]) + 1} and {len(targets)}, the ends of sentences being words"
+        raise DemoError(f"{text.name}: there is too little to learn: {expected}; {got}")
+    if (words := boundary - 1) < LEAST:  # <unk> is none
+        raise DemoError(f"{text.name}: expected {LEAST} different words or more, got {words}")
     counts = np.bincount(targets, minlength=boundary + 1) + 1.0
     vectors = vectors_of(contexts, targets, boundary + 1, rng)
     some, order = rng.permutation(len(held_targets))[: size.held_out], rng.permutation(len(targets))
@@ -377,21 +407,25 @@ class LanguageModel:
 class Marks(NamedTuple):
     perplexity: float | None  # None: it learns no probabilities of words
     right: float  # how often the word found likeliest is the word that comes
+    hits: np.ndarray | None = None  # (n,): whether it is, of each word held out
+
+    def told(self) -> dict:
+        return {"perplexity": self.perplexity, "right": self.right}
 
 
 def examined(model: LanguageModel, data: Data, batch: int = 512) -> Marks:
-    total, right, probable = 0.0, 0, model.kind.probable
+    total, hits, probable = 0.0, [], model.kind.probable
     with mg.no_grad(), backend.quiet():
         for i in range(0, len(data.held_targets), batch):
             contexts, targets = data.held_contexts[i : i + batch], data.held_targets[i : i + batch]
             hidden = model(contexts)
             if probable:
                 total -= float(read(model.output.log_prob_of(hidden, targets).data.sum(dtype="float64")))
-            right += int(read((model.output.topk(hidden, 1)[0][:, 0] == targets).sum()))
-    n = len(data.held_targets)
+            hits.append(backend.to_cpu(model.output.topk(hidden, 1)[0][:, 0] == targets))
+    n, hits = len(data.held_targets), np.concatenate(hits)
     if not math.isfinite(total) or total / n > 700:
         raise FloatingPointError("the perplexity is not finite")
-    return Marks(math.exp(total / n) if probable else None, right / n)
+    return Marks(math.exp(total / n) if probable else None, float(hits.mean()), hits)
 
 
 def perplexity_halved(model: LanguageModel, data: Data, batch: int = 256) -> float:
@@ -408,11 +442,11 @@ def perplexity_halved(model: LanguageModel, data: Data, batch: int = 256) -> flo
 
 class Point(NamedTuple):
     updates: int
-    seconds: float  # of learning alone
+    seconds: float  # of learning alone: so many times the median update
     marks: Marks
 
     def told(self) -> dict:
-        return {"updates": self.updates, "seconds": self.seconds, **self.marks._asdict()}
+        return {"updates": self.updates, "seconds": self.seconds, **self.marks.told()}
 
 
 class Stopped(Exception):
@@ -424,36 +458,36 @@ class School:
 
     def __init__(self, data: Data, size: Size, key: mg.Key, stop):
         self.data, self.size, self.key, self.stop = data, size, key, stop
-        self.advance = lambda updates: None
+        self.advance, self.hits = lambda updates: None, {}  # hits: name -> (n,), the mean over seeds
 
     def learn(self, name: str, rate: float, seed: int, updates: int, at: Sequence[int] = ()):
         """The model, and its points after the numbers of updates `at` and at the end. FloatingPointError: too fast."""
         model, data, batch = LanguageModel(name, self.data, self.key.fold(seed)), self.data, self.size.batch
         optimiser = mg.optim.Adagrad(model.parameters(), lr=rate)
-        points, seconds, done = [], 0.0, 0
+        marks, times, done = {}, [], 0
         first, batches = seed * updates, len(data.targets) // batch  # each seed has its own part of the text, or order
         for end in sorted({*(each for each in at if each < updates), updates}):
-            backend.synchronize()
-            begin = time.perf_counter()
             for update in range(done, end):
+                begin = time.perf_counter()
                 here = slice(start := (first + update) % batches * batch, start + batch)
                 optimiser.lr = rate * (1.0 - update / updates)
                 with backend.quiet():
                     model.output.loss(model(data.contexts[here]), data.targets[here]).backward()
                     optimiser.step()
                 optimiser.zero_grad()
+                backend.synchronize()
+                times.append(time.perf_counter() - begin)
                 self.advance(1)
                 if self.stop.requested:
                     raise Stopped
-            backend.synchronize()
-            seconds, done = seconds + time.perf_counter() - begin, end
-            points.append(Point(done, seconds, examined(model, data)))
-        return model, points
+            marks[done := end] = examined(model, data)
+        one = statistics.median(times)
+        return model, [Point(updates, updates * one, found) for updates, found in marks.items()]
 
     def teach(self, name: str, rates: Sequence[float]) -> dict:
         """All that there is to tell of one layer: the best rate, by the first seed, and what all seeds have learned."""
         updates = self.size.updates
-        at, tried = [updates // 2**i for i in range(5, 0, -1) if updates >= 2**i], {}
+        at, tried = [updates // 2**i for i in range(5, 0, -1) if updates >= 8 * 2**i], {}  # the first few only jump
         for rate in rates:
             try:
                 tried[rate] = self.learn(name, rate, 0, updates, at)
@@ -464,12 +498,13 @@ class School:
         model, curve = tried[rate]
         last = [curve[-1], *(self.learn(name, rate, seed, updates)[1][-1] for seed in range(1, self.size.seeds))]
         perplexities = [point.marks.perplexity for point in last if KINDS[name].probable]
+        self.hits[name] = np.mean([point.marks.hits for point in last], axis=0)
         alone, whole = self.speeds(model)
         return {
             "name": name,
             "says": KINDS[name].says,
             "learning_rate": rate,
-            "tried": {tried: marks._asdict() for tried, marks in ends.items()},
+            "tried": {tried: marks.told() for tried, marks in ends.items()},
             "curve": [point.told() for point in curve],
             "seeds": [point.told() for point in last],
             "perplexity": statistics.geometric_mean(perplexities) if perplexities else None,
@@ -523,14 +558,30 @@ def bytes_of(name: str, layer: losses.layer.OutputLayer, data: Data) -> int:
 
 
 # %% What the numbers say
-CODES = ("binary", "correcting", "hybrid", "hybrid-correcting", "full")  # in the order of the paper's results
+CODES = ("binary", "correcting", "hybrid", "hybrid-correcting", "full")  # in the order that is looked for
+MANY = 2_000  # words: to multiply by fewer rows than that is as quick as anything else
 
 
-def verdicts(asked: Mapping, found_ranks: Mapping[str, Mapping], taught: Mapping[str, dict]) -> list[dict]:
-    """What is said, on the slides or in a paper, of layers that were asked for: whether it holds here, and the numbers.
+def more(hits: np.ndarray, than: np.ndarray) -> bool | None:
+    """Whether one is right more often than the other, on the same words; None: not two standard errors apart."""
+    differences = hits - than
+    mean, error = differences.mean(), differences.std() / math.sqrt(len(differences))
+    return None if abs(mean) <= 2 * error else bool(mean > 0)
 
-    The paper: Oda, Arthur, Neubig, Yoshino, Nakamura, ACL 2017.
-    """
+
+def all_of(found: Sequence[bool | None]) -> bool | None:
+    """No if one is no; yes if all are yes; None otherwise."""
+    return False if False in found else None if None in found else True
+
+
+def verdicts(
+    asked: Mapping,
+    found_ranks: Mapping[str, Mapping],
+    taught: Mapping[str, dict],
+    hits: Mapping[str, np.ndarray],
+    vocab_size: int,
+) -> list[dict]:
+    """What is said, on the slides or here, of layers that were asked for: whether it holds, None if nobody can say."""
     sizes, rows, told = asked["vocab_sizes"], asked["rows"], []
 
     def say(sentence, measured, numbers, holds):
@@ -552,17 +603,17 @@ def verdicts(asked: Mapping, found_ranks: Mapping[str, Mapping], taught: Mapping
     )
     if {"binary", "full"} <= taught.keys():
         a, b = (taught[name]["words_per_second"]["prediction, layer"] for name in ("binary", "full"))
-        say("binary code: “fast”", "words/s in prediction, over the full softmax's", [a / b], a > b)
+        sentence = "binary code: “fast on GPU”" + (", here on one CPU thread" if mg.get_device() == "cpu" else "")
+        measured = "words/s in prediction, over the full softmax's"
+        say(sentence, measured, [a / b], a > b if vocab_size >= MANY else None)
     if set(CODES) <= taught.keys():
-        right = [taught[name]["right"] for name in CODES]
-        say(
-            "the paper: binary < EC < hybrid < hybrid EC ≤ softmax",
-            "right words, of each",
-            right,
-            all(a < b for a, b in itertools.pairwise(right)),
-        )
-        gap = (right[-2] - right[0]) / (right[-1] - right[0])
-        say("“two improvements to binary code prediction”", "of the gap in right words, closed by both", [gap], gap > 0)
+        right = [float(hits[name].mean()) for name in CODES]
+        rises = [more(hits[b], than=hits[a]) for a, b in itertools.pairwise(CODES)]
+        say("the order looked for: binary < EC < hybrid < hybrid EC < softmax", "right words", right, all_of(rises))
+        gap = more(hits["full"], than=hits["binary"])
+        part = [(right[-2] - right[0]) / (right[-1] - right[0])] if gap else []
+        better = more(hits["hybrid-correcting"], than=hits["binary"]) if gap else None
+        say("“two improvements to binary code prediction”", "of the gap in right words, closed by both", part, better)
     return told
 
 
@@ -571,7 +622,12 @@ def three(number: float | None) -> str | None:
     """For people: three digits."""
     if number is None:
         return None
-    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:#.3g}"
+    return f"{number:,.0f}" if abs(number) >= 100 or number == int(number) else f"{number:#.3g}"
+
+
+def two(number: float) -> str:
+    """For people, of what a clock says: two digits."""
+    return f"{float(f'{number:.2g}'):,.0f}"
 
 
 def print_quiz(asked: Mapping) -> None:
@@ -581,7 +637,11 @@ def print_quiz(asked: Mapping) -> None:
         grow = f"V^{growth(sizes, found):.2f}" if found[-1] != found[-2] else None
         rows.append([says, *map(three, found), grow])
     headers = ["", *map("V = {:,}".format, sizes), "grows as"]
-    table("Rows touched a word in training, words as frequent as Zipf's law has them", headers, rows)
+    table("Rows touched a word in training, by Zipf's law", headers, rows)
+    sizes = (
+        f"N = {FREQUENT} (hybrid; V / 4 if that is less), r = {MEMORY} (error-correcting), m = {NUMBERS} (embedding)"
+    )
+    print(f"{sizes}, d = {DIM}, and classes and clusters as they cost least\n")
     classes = asked["classes"]
     least = {binning: min(found) for binning, found in classes["rows"].items()}
     rows = [
@@ -594,7 +654,7 @@ def print_quiz(asked: Mapping) -> None:
 
 def print_ranks(found: Mapping[str, Mapping], vocab_size: int, dim: int, numbers: int) -> None:
     rows = [[KINDS[name].says, one["rank"], f"{one['bound']} = {one['at_most']}"] for name, one in found.items()]
-    title = f"Rank of log P less the mean of each row: V = {vocab_size}, d = {dim}, m = {numbers}"
+    title = f"Rank of log P: V = {vocab_size}, d = {dim}, m = {numbers}"
     table(title, ["", "rank", "at most"], rows)
 
 
@@ -608,7 +668,7 @@ def print_layers(taught: Mapping[str, dict], size: Size) -> None:
         perplexity, speed = one["perplexity"], one["words_per_second"]
         cells = [three(perplexity), to_full(perplexity), f"{100 * one['right']:.1f} %", one["learning_rate"]]
         part = f"{one['bytes'] / full['bytes']:.3g} ×" if full else None
-        rows.append([one["says"], *cells, *map(three, speed.values()), one["bytes"], part])
+        rows.append([one["says"], *cells, *map(two, speed.values()), one["bytes"], part])
         if halved := one["perplexity_halved"]:
             rows.append(["… log P halved", three(halved), to_full(halved), *[None] * 7])
     headers = ["output layer", "perplexity", "to full", "right words", "rate", "words/s, training"]
@@ -616,29 +676,18 @@ def print_layers(taught: Mapping[str, dict], size: Size) -> None:
     table(f"After {size.updates:,} updates, {size.updates * size.batch:,} words", headers, rows)
 
 
-def pictures(out, asked: Mapping, taught: Mapping[str, dict], size: Size, show: bool) -> list[str]:
-    """Draw what there is to draw; an older picture that is not drawn again goes, for it shows another run."""
-    (out / "perplexity.png").unlink(missing_ok=True)
-    picture_of_rows(out / "rows.png", asked, show)
-    with_p = {name: one for name, one in taught.items() if one["perplexity"] is not None}
-    if not with_p:
-        return ["rows.png"]
-    picture_of_perplexity(out / "perplexity.png", with_p, size, show)
-    return ["rows.png", "perplexity.png"]
-
-
 def picture_of_rows(path, asked: Mapping, show: bool) -> None:
     sizes, classes = asked["vocab_sizes"], asked["classes"]
-    dashes = dict(zip(BINNINGS, ("--", ":", "-."), strict=True))
+    kinds = dict(zip(BINNINGS, ({"color": SKY, **DASHED}, {"color": NAVY, **DOTTED}, {"color": BLUE}), strict=True))
     looks = {kind.says: kind.look for kind in KINDS.values()}
-    looks |= {f"class-based, {binning}": {"color": BLUE, "linestyle": dashes[binning]} for binning in BINNINGS}
-    same = f"class-based, {EQUAL_ROOTS}"  # as the layer's own classes, nearly
-    over_v = {says: (sizes, n, looks[says]) for says, n in asked["rows"].items() if says in looks and says != same}
-    over_c = {
-        says: (classes["numbers"], found, looks[f"class-based, {says}"])
-        for says, found in classes["rows"].items()
-        if says in BINNINGS
+    looks |= {f"class-based, {binning}": look for binning, look in kinds.items()}
+    own, same = KINDS["class"].says, f"class-based, {EQUAL_ROOTS}"  # the layer's own classes are of that kind, nearly
+    over_v = {
+        f"{says} ≈ {EQUAL_ROOTS}" if says == own else says: (sizes, rows, looks[says])
+        for says, rows in asked["rows"].items()
+        if says in looks and says != same
     }
+    over_c = {binning: (classes["numbers"], classes["rows"][binning], look) for binning, look in kinds.items()}
     root, title = math.sqrt(classes["vocab_size"]), f"class-based, V = {classes['vocab_size']:,}"
     panels = [
         {"series": over_v, "xlabel": "V, words", "ylabel": "rows a word", "title": "each structure"},
@@ -652,11 +701,16 @@ def picture_of_perplexity(path, taught: Mapping[str, dict], size: Size, show: bo
     for name, one in taught.items():
         axes = [[point[what] for point in one["curve"]] for what in ("updates", "seconds")]
         series[one["says"]] = {"x": axes, "y": [point["perplexity"] for point in one["curve"]], **KINDS[name].look}
+        if halved := one["perplexity_halved"]:
+            look = {"color": KINDS[name].look["color"], "marker": "D", "markersize": 9, **DOTTED}
+            series["… its log P halved, at the end"] = {"x": [axis[-1:] for axis in axes], "y": [halved], **look}
     panels = [
         {"xlabel": f"updates, of {size.batch} words", "title": "the same updates", "ylabel": "perplexity, held out"},
-        {"xlabel": "seconds of learning", "title": "the same time, the same colours"},
+        {"xlabel": "seconds: updates times their median", "title": "the same time, the same colours"},
     ]
-    curves(path, f"A language model with each output layer: {size.vocab_size:,} words", series, panels, show)
+    highest = 5 * min(one["perplexity"] for one in taught.values())
+    title = f"A language model of {size.vocab_size:,} words with each output layer (embedding has no perplexity)"
+    curves(path, title, series, panels, show, highest=highest)
 
 
 # %% All of it
@@ -691,9 +745,16 @@ def main(argv=None) -> None:
     choose_device(args.device)
     size = SIZES["quick" if args.quick else "full" if args.full else "default"]
     size = size._replace(updates=args.updates or size.updates)
-    out, key = output_folder(args.out), mg.Key(args.seed)
-    names = [name for name in KINDS if name in args.layers]
+    names, key = [name for name in KINDS if name in args.layers], mg.Key(args.seed)
     rates = {name: args.rates or (RATES if args.full else [KINDS[name].rate]) for name in names}
+
+    reading = ("reading docstrings", "files") if args.corpus is None else (f"reading {args.corpus.name}", "bytes")
+    with counted(*reading) as progress:
+        text = read_text(args.corpus, 1, max_size=size.vocab_size - 1, limit_words=size.words, progress=progress)
+    data = read_data(text, size, np.random.default_rng(args.seed))
+    size = size._replace(vocab_size=data.vocab_size)
+    out = output_folder(args.out)
+    print(f"{text.describe()}\n{data.vocab_size:,} ids, {len(data.held_targets):,} words held out\n", flush=True)
 
     sizes = ZIPF[:2] if args.quick else ZIPF
     with Progress("counting rows", len(sizes) * len(KINDS), "layers") as bar:
@@ -702,37 +763,15 @@ def main(argv=None) -> None:
     ranked = (32, 12, 8) if args.quick else (64, 32, 16)  # V, d, m
     found_ranks = ranks(*ranked, key.fold(1))
     print_ranks(found_ranks, *ranked)
+    picture_of_rows(out / "rows.png", asked, args.show)
+    (out / "perplexity.png").unlink(missing_ok=True)  # it shows another run
 
-    reading = ("reading docstrings", "files") if args.corpus is None else (f"reading {args.corpus.name}", "bytes")
-    with counted(*reading) as progress:
-        text = read_text(args.corpus, 1, max_size=size.vocab_size - 1, limit_words=size.words, progress=progress)
-    data = read_data(text, size, np.random.default_rng(args.seed))
-    size = size._replace(vocab_size=data.vocab_size)
-    print(f"{text.describe()}\n{data.vocab_size:,} ids, {len(data.held_targets):,} words held out", flush=True)
-    taught = {}
-    with interruptible("the layer under way is dropped, those done are shown") as stop:
-        school = School(data, size, key.fold(2), stop)
-        updates = {name: size.updates * (len(rates[name]) + size.seeds - 1) for name in names}
-        try:
-            about = sum(school.about(name) * updates[name] for name in names)
-            print(f"{len(names)} layers, {sum(updates.values()):,} updates: about {duration(about)}", flush=True)
-            with Progress("learning", sum(updates.values()), "updates") as bar:
-                school.advance = bar.advance
-                for name in names:
-                    taught[name] = school.teach(name, rates[name])
-        except Stopped:
-            if not taught:
-                raise DemoError("stopped before the first layer was done: there is nothing to show") from None
-            print(f"stopped early: of {len(names)} layers {len(taught)} done, and shown")
+    taught, hits = {}, {}
 
-    print_layers(taught, size)
-    said = verdicts(asked, found_ranks, taught)
-    rows = [[row["sentence"], row["holds"], row["measured"], ", ".join(map(three, row["numbers"]))] for row in said]
-    table("What is said, and what is found here", ["they say", "holds", "measured", "numbers"], rows)
-    files = pictures(out, asked, taught, size, args.show)
-    write_json(
-        out / "results.json",
-        {
+    def written() -> list[dict]:
+        """The verdicts; results.json has all that is known."""
+        said = verdicts(asked, found_ranks, taught, hits, size.vocab_size)
+        results = {
             "environment": environment(),
             "arguments": vars(args),
             "corpus": text.describe(),
@@ -743,8 +782,35 @@ def main(argv=None) -> None:
             "stopped_early": len(taught) < len(names),
             "verdicts": said,
             "predict": predicted(asked, taught),
-        },
-    )
+        }
+        write_json(out / "results.json", results)
+        return said
+
+    written()
+    with interruptible("the layer under way is dropped, those done are shown") as stop:
+        school = School(data, size, key.fold(2), stop)
+        updates = {name: size.updates * (len(rates[name]) + size.seeds - 1) for name in names}
+        try:
+            about = sum(school.about(name) * updates[name] for name in names)
+            print(f"{len(names)} layers, {sum(updates.values()):,} updates: about {duration(about)}", flush=True)
+            with Progress("learning", sum(updates.values()), "updates") as bar:
+                school.advance = bar.advance
+                for name in names:
+                    taught[name], hits[name] = school.teach(name, rates[name]), school.hits[name]
+        except Stopped:
+            print(f"stopped early: of {len(names)} layers {len(taught)} done, and shown")
+
+    if taught:
+        print_layers(taught, size)
+    said = written()
+    rows = [
+        [row["sentence"], row["holds"], row["measured"], ", ".join(map(three, row["numbers"])) or None] for row in said
+    ]
+    table("What is said, and what is found here", ["they say", "holds", "measured", "numbers"], rows)
+    files = ["rows.png"]
+    if with_p := {name: one for name, one in taught.items() if one["perplexity"] is not None}:
+        picture_of_perplexity(out / "perplexity.png", with_p, size, args.show)
+        files.append("perplexity.png")
     print(f"in {out}: {', '.join([*files, 'results.json'])}")
 
 
@@ -754,6 +820,7 @@ def predicted(asked: Mapping, taught: Mapping[str, dict]) -> dict:
     times = lambda says: rows[says][-1] / rows[says][-2]
     both = {"binary", "full"} <= taught.keys()
     return {
+        "words": asked["vocab_sizes"][:-3:-1],
         "times_the_rows_of_class_based_softmax": times(KINDS["class"].says),
         "times_the_rows_of_hierarchical_softmax": times(KINDS["hierarchical"].says),
         "perplexity_of_the_binary_code_over_the_full_softmaxs": (

@@ -20,23 +20,28 @@ def curves(
     panels: Sequence[Mapping],
     show=False,
     level: tuple[float, str] | None = None,
+    highest: float = np.inf,
 ) -> None:
     """Draw the same heights over two things, in a panel each; between them the names, with the last height of each.
 
     series: name -> {"x": a sequence for each panel, "y": a sequence} and matplotlib's keywords, as "color".
     panels: two of {"title": …, "xlabel": …, "ylabel": …}; the second needs no ylabel. All axes are logarithmic.
-    level: a height, marked by a dotted line, and its name.
+    level: a height, marked by a dotted line, and its name. highest: what is above it is cut off,
+    and an arrow stands behind the name of what ends there.
     """
     for name, look in series.items():
         for numbers in (*look["x"], look["y"]):
             if len(numbers) != len(look["y"]) or not len(numbers) or not (np.asarray(numbers, np.float64) > 0).all():
                 raise ValueError(f"{name}: {numbers}; expected as many positive numbers on each axis, one or more")
+    if highest <= min(min(look["y"]) for look in series.values()):
+        raise ValueError(f"highest: {highest}; expected a height above that of the lowest point")
     if level and not 0 < level[0] < np.inf:
         raise ValueError(f"level: {level}; expected a positive height, and its name")
     figure = FigureCanvasAgg(Figure(figsize=(16, HIGH / 100), dpi=100)).figure
     figure.suptitle(title, fontsize=22, parse_math=False)
     grid = [figure.add_axes((left, 0.1, wide, 0.76)) for left, wide in ((0.065, 0.305), (0.7, 0.285))]
     heights = np.concatenate([look["y"] for look in series.values()] + [[level[0]] if level else []])
+    heights = np.minimum(heights, highest)
     for i, (axes, panel) in enumerate(zip(grid, panels, strict=True)):
         for look in series.values():
             style = {key: value for key, value in look.items() if key not in ("x", "y")}
@@ -44,9 +49,9 @@ def curves(
         if level:
             axes.axhline(level[0], color="gray", linewidth=2, linestyle=":")
         axes.set(xscale="log", yscale="log", ylim=(heights.min() / 1.15, heights.max() * 1.15))
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
+        few_decades(axes.yaxis, heights, much=True)
         few_decades(axes.xaxis, np.concatenate([look["x"][i] for look in series.values()]))
         axes.set_title(panel["title"], fontsize=18, parse_math=False, pad=12)
         axes.set_xlabel(panel["xlabel"], fontsize=17, parse_math=False)
@@ -58,24 +63,30 @@ def curves(
     if level:
         beside = {"textcoords": "offset points", "va": "bottom", "xycoords": ("axes fraction", "data")}
         grid[0].annotate(level[1], (0, level[0]), (8, 3), fontsize=14, color="gray", parse_math=False, **beside)
-    ends = np.array([grid[0].transData.transform((look["x"][0][-1], look["y"][-1])) for look in series.values()])
+    top = min(heights.max() * 1.15, highest)
+    last = [(look["x"][0][-1], min(look["y"][-1], top)) for look in series.values()]
+    ends = np.array([grid[0].transData.transform(end) for end in last])
     places = apart(ends[:, 1], GAP, 0.1 * HIGH, 0.86 * HIGH)
     for (name, look), (x, y), place in zip(series.items(), ends, places, strict=True):
         style = {"color": look.get("color"), "alpha": look.get("alpha")}
         to_pixels = {"transform": None, **style}  # on a figure of no transform one unit is one pixel
-        figure.add_artist(Line2D([x + 6, 622], [y, place], linewidth=1, **to_pixels))
+        above = bool(look["y"][-1] > top)
+        if not above:
+            figure.add_artist(Line2D([x + 6, 622], [y, place], linewidth=1, **to_pixels))
         dashes = {"linestyle": look.get("linestyle", "-"), "linewidth": min(look.get("linewidth", 3), 4)}
         figure.add_artist(Line2D([624, 664], [place, place], **dashes, **to_pixels))
         height = look["y"][-1]
-        said = f"{height:.3f}  {name}" if height < 100 else f"{height:,.0f}  {name}"
+        said = f"{height:#.3g}  {name}" if height < 100 else f"{height:,.0f}  {name}"
+        said += " ↑" * above
         figure.text(0.42, place / HIGH, said, fontsize=14, color=look.get("color"), va="center", parse_math=False)
     save_figure(figure, path, show)
 
 
-def few_decades(axis, numbers: np.ndarray) -> None:
-    """On a logarithmic axis on which there would be a number or two: 1, 2, 5, 10, 20, …"""
-    if numbers.max() < 100 * numbers.min():
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+def few_decades(axis, numbers: np.ndarray, much: bool = False) -> None:
+    """On a logarithmic axis on which there would be a number or two: 1, 2, 5, 10, 20, … much: with room for more."""
+    times = numbers.max() / numbers.min()
+    if times < 100:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 8) if much and times < 10 else (1, 2, 5)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
 
@@ -101,7 +112,8 @@ def named_at_the_end(path: Path, title: str, panels: Sequence[Mapping], show=Fal
         axes.set_ylabel(panel["ylabel"], fontsize=17, parse_math=False)
         axes.tick_params(labelsize=15)
         for axis, place in ((axes.xaxis, 0), (axes.yaxis, 1)):
-            few_decades(axis, np.concatenate([curve[place] for curve in panel["series"].values()]))
+            numbers = np.concatenate([curve[place] for curve in panel["series"].values()])
+            few_decades(axis, numbers, much=place == 1)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
         if "mark" in panel:

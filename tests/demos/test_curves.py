@@ -75,6 +75,18 @@ def test_a_curve_needs_as_many_positive_numbers_on_each_axis(x, y, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_above_the_highest_is_cut_off_and_has_a_name(tmp_path):
+    low = {"x": [[1, 10], [0.1, 2.0]], "y": [1.0, 0.5], "color": "#ff0000"}
+    high = {"x": [[1, 10], [0.1, 2.0]], "y": [1e3, 1e6], "color": "#0000ff"}
+    curves(tmp_path / "a.png", "", {"low": low}, PANELS)
+    curves(tmp_path / "b.png", "", {"low": low, "high": high}, PANELS, highest=1.0)
+    one, other = pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png")
+    np.testing.assert_array_equal(one[:, :620], other[:, :620])
+    assert (other[:, 670:1000] == [0, 0, 1]).all(axis=2).any() and (other[:, 1080:] == one[:, 1080:]).all()
+    with pytest.raises(ValueError, match=r"highest: 0\.5; expected a height above that of the lowest point"):
+        curves(tmp_path / "c.png", "", {"low": low}, PANELS, highest=0.5)
+
+
 def test_a_level_is_a_dotted_line_with_its_name_and_within_the_picture(tmp_path):
     one = {"x": [[1, 10], [0.1, 2.0]], "y": [1.0, 0.1], "color": "#ff0000"}
     curves(tmp_path / "a.png", "", {"one": one}, PANELS)
