@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import strict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -250,6 +251,18 @@ def test_targets_that_are_no_ranks_are_refused_as_they_came(targets, error, mess
 def test_without_clusters_too_targets_must_be_words():
     with pytest.raises(IndexError, match=r"^losses.adaptive_softmax: targets must lie in \[0, 6\), got 6"):
         adaptive_softmax(np.zeros((1, 6)), targets=np.array([6]), cutoffs=[])
+
+
+@pytest.mark.device
+def test_a_step_on_a_gpu_waits_for_who_visits_which_cluster_and_for_whether_the_loss_is_finite(new_tensors_there):
+    """On the double of CuPy, which counts copies and waits, whatever --device says."""
+    with strict.installed():
+        mg.set_device("gpu")
+        layer, hidden, targets = with_weights(), contexts(4), mg.backend.asarray([0, 4, 19, 5])
+        strict.counts.reset()
+        layer.loss(hidden, targets).backward()
+        assert (strict.counts.copies_in, strict.counts.copies_out, strict.counts.waits) == (0, 2, 2)
+        mg.set_device("cpu")
 
 
 # ---- (5) to (8): what it costs -------------------------------------------------------------------------------------
