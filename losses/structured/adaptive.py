@@ -41,8 +41,8 @@ What it costs.
     (7)  That is for a target that is known. The probabilities of *all* words need every cluster for every example,
          k_h + J + Σ_i (d_i + k_i d_i / d) rows: the latter 977 instead of V, as clusters are narrow.
     (8)  For the k best words mostly less will do: no word of cluster i is more probable than the cluster, p_{k_h + i}.
-         If k words more probable than the cluster are known, it need not be looked into. (If one is just as probable,
-         it is, and the lower id decides.)
+         If k words more probable than the cluster are known, it need not be looked into. (If the k-th is just as
+         probable, it is, and the lower id decides.)
 
 Where the cut-offs should be, `cutoffs.py` computes; how the softmax of a cluster stays in the cache is in `tails.py`.
 The order of the head's scores is part of the model: to take cluster i's from the end, s[−1 − i], reverses the clusters.
