@@ -15,7 +15,8 @@ and for V = 100,000, d = 128, beside them, both libraries' full softmax: no cut-
 and gradients, in float64. The last column says how the cut-offs compare: this project's step with those given over its
 step with these; they are timed one after the other, so on a busy machine it says little. (Of a million words and d =
 128 those given make a cluster of 2 numbers, which is quick to compute and learns little; the others stop at 8.) Takes
-some two minutes and 4 GB (--quick: 10,000 words, nothing measured); needs `pip install 'minigrad[versus]'`.
+some two minutes and 4 GB; needs `pip install 'minigrad[versus]'`. (--quick, a few seconds: 10,000 words, nothing
+measured, and so few rounds that the ranges say nothing.)
 """
 
 # %% What we need

@@ -1,8 +1,8 @@
 """The adaptive softmax: a small exact softmax for most of a text, and some large cheap ones that are seldom needed.
 
 Words occur by Zipf's law: with V = 1,000,000 the thousand most frequent are half of a text. And machines multiply large
-matrices well, but every product, however small, has its price: a tree (`hierarchical.py`), whose log V decisions are a
-row each, saves multiply-adds for which there was time. Grave, Joulin, Cissé, Grangier, Jégou ("Efficient softmax
+matrices well, but every product, however small, has its price: a tree (`hierarchical.py`) saves multiply-adds, but its
+log V small products may take longer than one of decent size. Grave, Joulin, Cissé, Grangier, Jégou ("Efficient softmax
 approximation for GPUs", ICML 2017) make few decisions, each a product of decent size: the frequent words are in a
 *head*, the others in J *clusters*, the less frequent, the larger.
 
@@ -17,30 +17,35 @@ The loss.
          of s = W h + b, for which a cluster is one word more; P_i one over the k_i words of cluster i alone. Each adds
          up to one, and so do the P(w | h), whatever the scores: nothing is approximated but in (5).
     (2)  The scores of cluster i are s_i = W_i (C_i h), where the projection C_i, (d_i, d), makes of the context
-         d_i = max(1, ⌊d / 4^{i+1}⌋) numbers, which is what rare words have occurrences enough to learn; W_i is
-         (k_i, d_i). (⌊d / 4^{i+1}⌋ alone is 0 for d = 8, i = 1: every word has the score 0, and nothing is learned.)
+         d_i = max(1, ⌊d / 4^{i+1}⌋) numbers: fewer for rarer words, which is cheaper; what it costs in probability is
+         in (5). W_i is (k_i, d_i). (⌊d / 4^{i+1}⌋ alone is 0 for d = 8, i = 1: every word has the score 0, and nothing
+         is learned.)
     (3)  L = −log P(t | h): the cross-entropy of the head, whose target is t or else t's cluster, and if t lies in
          cluster i that of cluster i, whose target is t − a_i. So a cluster's scores are computed for those examples
          whose target lies there, n_i of them, and for no others; if n_i = 0 nothing is.
 
 Its gradient.
     (4)  ∂L/∂s = p − 1[· = the head's target];  ∂L/∂s_i = P_i − 1[· = t − a_i] for the n_i examples, and for no others.
-         In cluster i all rows have a gradient, if there are any examples; if there are none, it has none.
+         So, summed over these, W_i has the gradient ∂L/∂s_i (C_i h)ᵀ, all rows of it, and C_i has W_iᵀ ∂L/∂s_i hᵀ; if
+         n_i = 0 they have none. h gets C_iᵀ W_iᵀ ∂L/∂s_i beside the head's Wᵀ ∂L/∂s.
 
 What it costs.
-    (5)  Scores W_i C_i H have the rank d_i at most: whatever the contexts, the log-odds between the words of a cluster
-         vary in d_i directions.
+    (5)  Scores W_i C_i h of many contexts h have the rank d_i at most: the log-odds between the words of a cluster vary
+         in at most d_i directions. And without a bias they are linear in C_i h, 0 at h = 0 and of opposite sign at −h:
+         what is frequent must be told by these numbers too. So a few of them fit less than d would: for d = 128
+         `demos/predictors.py` shows it in the perplexity of a small language model. `div_value=2` loses less.
     (6)  In rows of d numbers, that is, multiply-adds of the forward product by d, an example costs
             k_h + J + Σ_i p_i (d_i + k_i d_i / d)
-         on average. By Zipf's law, V = 10,000 words, d = 128 and the cut-offs 20 and 595 make that 254 instead of V.
+         on average. By Zipf's law, V = 10,000, d = 128 and the cut-offs 20 and 595, for two clusters about the least
+         there is, make that 254 instead of V; those that the layer chooses, 76 and 1,350, 293 (`cutoffs.py` says why).
     (7)  That is for a target that is known. The probabilities of *all* words need every cluster for every example,
-         k_h + J + Σ_i (d_i + k_i d_i / d) rows: at test only the narrower clusters are a saving.
+         k_h + J + Σ_i (d_i + k_i d_i / d) rows: the latter 977 instead of V, as clusters are narrow.
     (8)  For the k best words mostly less will do: no word of cluster i is more probable than the cluster, p_{k_h + i}.
-         If k words are known that are, the cluster need not be looked into.
+         If k words more probable than the cluster are known, it need not be looked into. (If the k-th is just as
+         probable, it is, and the lower id decides.)
 
 Where the cut-offs should be, `cutoffs.py` computes; how the softmax of a cluster stays in the cache is in `tails.py`.
-The order of the head's scores is part of the model: to take cluster i's from the end, s[−1 − i], swaps the clusters as
-soon as there are two.
+The order of the head's scores is part of the model: to take cluster i's from the end, s[−1 − i], reverses the clusters.
 """
 
 from collections.abc import Sequence
@@ -50,12 +55,13 @@ from typing import Any
 import minigrad as mg
 from minigrad.arguments import whole
 from minigrad.backend import device_of, quiet, to_cpu, type_of_array, xp_of
+from minigrad.ids import check_ids, note_range
 from minigrad.ledger import tell
 from minigrad.rules import look_up, put
 
 from ..layer import ScoreCost, best
 from ..softmax import full_softmax, softmax_cross_entropy
-from .cutoffs import best_cutoffs, widths
+from .cutoffs import best_cutoffs, checked_cutoffs, checked_div_value, widths
 from .layer import StructuredLayer, by_frequency
 from .tails import tail_softmax
 
@@ -108,6 +114,8 @@ def adaptive_softmax(
 
 def _checked(head_scores, tail_scores, targets, cutoffs):
     """`clusters_of` targets, if scores of these shapes go with them; else an error."""
+    if getattr(targets, "ndim", 0) != 1:
+        raise TypeError(f"losses.adaptive_softmax: targets must be an array (B,) of ranks, got {targets!r:.60}")
     in_head, members = clusters_of(targets, cutoffs)
     sizes = [b - a for a, b in pairwise(cutoffs)] + [s.shape[1] for s in tail_scores[-1:]]  # V is not given
     words = cutoffs[0] if len(cutoffs) else head_scores.shape[1]
@@ -118,6 +126,7 @@ def _checked(head_scores, tail_scores, targets, cutoffs):
             f"losses.adaptive_softmax: {len(targets)} targets, {[len(n_i) for n_i in members]} of them in the clusters "
             f"that begin at {list(cutoffs)}, do not go with scores {', '.join(str(list(shape)) for shape in came)}"
         )
+    check_ids("losses.adaptive_softmax: targets", targets, words + sum(sizes))
     return in_head, members
 
 
@@ -144,12 +153,15 @@ class AdaptiveSoftmax(StructuredLayer):
     """The adaptive softmax over `vocab_size` words for contexts of `dim` numbers.
 
     cutoffs: a₀ < … < a_{J−1}, ranks from 1 to V − 1, as `torch.nn.AdaptiveLogSoftmaxWithLoss` has them; [] makes the
-    full softmax; None takes `best_cutoffs`. div_value: by which factor each cluster is narrower (2). counts: by them
-    the layer sorts the words; ids stay the caller's. bias: of the head; a cluster's words have none, as in torch.
+    full softmax; None takes `best_cutoffs` for batches of 128. div_value: by which factor each cluster is narrower (2).
+    counts: by them the layer sorts the words; ids stay the caller's. bias: of the head (torch's head_bias, there False
+    by default); a cluster's words have none.
 
     weight (k_h + J, d), bias (k_h + J,) or None; of cluster i projection_i (d_i, d) and words_i (k_i, d_i). Which word
-    a row belongs to, `order` says, (V,) ids: the head's words, then cluster by cluster, in each by their id.
-    A cluster that a batch doesn't visit has no gradient (None), and optimisers leave it as it is.
+    a row belongs to, `order` says, (V,) ids: the head's words, then cluster by cluster, in each by their id. Rows begin
+    uniform in ±1/(2d), a cluster's in ±1/(2d_i), a projection's in ±√(3/d): C_i h is about as large as h. (In torch
+    ±1/√d, ±1/√d_i and ±1/√d.)
+    A cluster that a batch doesn't visit has no gradient (None), as in torch, and optimisers leave it as it is.
     """
 
     def __init__(
@@ -164,16 +176,10 @@ class AdaptiveSoftmax(StructuredLayer):
         bias: bool = True,
     ):
         super().__init__(vocab_size, dim, counts=counts, key=key, bias=bias)
-        if isinstance(div_value, bool) or not 1 <= div_value < float("inf"):
-            raise ValueError(f"losses.AdaptiveSoftmax: div_value must be 1 or more, and finite, got {div_value!r}")
+        div_value = checked_div_value("losses.AdaptiveSoftmax", div_value)
         if cutoffs is None:
             cutoffs = best_cutoffs(self.counts, self.dim, div_value=div_value)
-        self.cutoffs = [whole("losses.AdaptiveSoftmax: a cut-off", a) for a in cutoffs]
-        if self.cutoffs != sorted({*self.cutoffs}) or self.cutoffs[-1:] >= [vocab_size]:
-            raise ValueError(
-                f"losses.AdaptiveSoftmax: cutoffs must rise, from 1 or more to {vocab_size - 1} or less (V itself is "
-                f"not among them), got {self.cutoffs}"
-            )
+        self.cutoffs = checked_cutoffs("losses.AdaptiveSoftmax", cutoffs, vocab_size)
         self.num_clusters, self.widths = len(self.cutoffs), widths(self.dim, div_value, len(self.cutoffs))
         ends = [*self.cutoffs, vocab_size]
         self.sizes = [b - a for a, b in pairwise(ends)]  # k_i
@@ -197,13 +203,16 @@ class AdaptiveSoftmax(StructuredLayer):
     def _losses(self, hidden, targets):
         places = self._place[targets]
         in_head, members = clusters_of(places, self.cutoffs)
+        note_range(in_head, 0, len(self.weight) - 1)  # or a GPU would be asked
         bias = 0.0 if self.bias is None else self.bias
         losses = full_softmax(hidden, self.weight, bias, targets=in_head, chunk=None)
         for i, examples in enumerate(members):
             if len(examples):
                 projection, words = self._cluster(i)
                 short = mg.linear(look_up(hidden, ids=examples), projection, 0.0)  # (2): (n_i, d_i)
-                tail = tail_softmax(short, words, places[examples] - self.cutoffs[i])
+                in_cluster = places[examples] - self.cutoffs[i]
+                note_range(in_cluster, 0, self.sizes[i] - 1)
+                tail = tail_softmax(short, words, in_cluster)
                 losses = losses + put(tail, index=(examples,), shape=losses.shape)  # (3)
         return losses
 
@@ -272,6 +281,7 @@ class AdaptiveSoftmax(StructuredLayer):
 
 # In PyTorch. The traps: targets must be ranks, the most frequent word 0; other ids are taken without a word, and the
 # head is full of rare words. And in_features // div_value ** (i + 1) may be 0: then a cluster's words are all alike.
+# (A cluster without targets in the batch has no gradient: DistributedDataParallel needs find_unused_parameters=True.)
 IN_PYTORCH = """
 import torch
 

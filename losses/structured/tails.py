@@ -12,10 +12,12 @@ So here a piece of the scores, small enough for the cache, goes through all of t
     (1)  L = log Σ_v e^{s_v} − s_t = log Σ_v e^{s_v − s_t}.  Any number c in the place of s_t gives the same if it is
          taken off again:  L = log Σ_v e^{s_v − c} − log e^{s_t − c}.  `softmax.py` takes the greatest score, which is
          known when all scores are; here c = h · W_t, computed beforehand, and one pass over the scores is enough.
-    (2)  The price: e^{s_v − c} overflows if s_v is greater than s_t by 88 (float64: 709), which is a loss of 88. Then,
-         and on a GPU, which has no such cache, the way of `softmax.py` is taken.
-    (3)  With e_v = e^{s_v − c} and l = Σ_v e_v, p_v = e_v / l. So ∂L/∂h = Σ_v e_v W_v / l − W_t, and word v's row has
+    (2)  With e_v = e^{s_v − c} and l = Σ_v e_v, p_v = e_v / l. So ∂L/∂h = Σ_v e_v W_v / l − W_t, and word v's row has
          the gradient Σ (g / l) e_v h, summed over the examples, less g h where it is the target.
+    (3)  The price: e^{s_v − c} overflows if s_v is greater than s_t by 88 (float64: 709), which is a loss of 88. And
+         before it does, an e_v that is finite may overflow times W_v, and a small g vanish when it is divided by l. So
+         where l exceeds the root of the greatest number, which is a loss of 44 (354), or e_t, 1 but for rounding, falls
+         below its inverse, and on a GPU, which has no such cache, the way of `softmax.py` is taken.
 
 A piece is kept as (words, n): a word's scores stand in a row, as its numbers do in W, and so W H^T and e (H g / l) are
 products of matrices as they lie in memory. It is small enough, too, for BLAS to multiply it as it is, without copying
@@ -24,11 +26,13 @@ it first into an order of its own.
 Cost: 3 n k m multiply-adds and n k exponentials, as everywhere; n k numbers are written once and read once.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import minigrad as mg
 from minigrad.backend import on_cpu, quiet, type_of_array, xp_of
+from minigrad.ids import check_ids
 from minigrad.rows import add_rows
 
 from ..softmax import full_softmax
@@ -39,12 +43,12 @@ UNPACKED = 1_000_000  # multiply-adds of a product that OpenBLAS does without co
 
 def pieces(num_words: int, n: int, m: int) -> Iterator[slice]:
     """Slices of the words, for n examples of m numbers each."""
-    step = max(1, min(PIECE, UNPACKED // m) // n)
+    step = max(1, min(PIECE, UNPACKED // max(1, m)) // max(1, n))
     return (slice(i, i + step) for i in range(0, num_words, step))
 
 
 def _exponentials(hidden, weight, targets) -> tuple[type_of_array, type_of_array]:
-    """e (k, n) and l (n,) of (3)."""
+    """e (k, n) and l (n,) of (2)."""
     xp, (n, m), k = xp_of(hidden), hidden.shape, len(weight)
     c = (hidden * weight[targets]).sum(axis=1)  # (1)
     columns = xp.ascontiguousarray(hidden.T)  # (m, n)
@@ -62,14 +66,18 @@ def _exponentials(hidden, weight, targets) -> tuple[type_of_array, type_of_array
 
 
 def _forward(hidden, weight, *, targets):
+    if targets.shape != hidden.shape[:1]:
+        raise ValueError(f"targets must have shape ({len(hidden)},), got {list(targets.shape)}")
+    check_ids("targets", targets, len(weight))
     xp = xp_of(hidden)
-    if on_cpu(hidden):
+    if on_cpu(hidden) or not len(hidden):
         with quiet():
             e, total = _exponentials(hidden, weight, targets)
-            loss = xp.log(total) - xp.log(e[targets, xp.arange(len(hidden))])  # (1)
-        if xp.isfinite(loss).all():
-            return loss, (e, total)
-    return full_softmax.op.forward(hidden, weight, 0.0, targets=targets, chunk=None)  # (2)
+            log_l, log_e_t = xp.log(total), xp.log(e[targets, xp.arange(len(hidden))])
+        limit = math.log(xp.finfo(hidden.dtype).max) / 2
+        if (log_l <= limit).all() and (log_e_t >= -limit).all():  # (3); no NaN is
+            return log_l - log_e_t, (e, total)  # (1)
+    return full_softmax.op.forward(hidden, weight, 0.0, targets=targets, chunk=None)
 
 
 def _rule(g, y, residual, hidden, weight, *, targets):
@@ -78,7 +86,7 @@ def _rule(g, y, residual, hidden, weight, *, targets):
     xp, (e, total) = xp_of(hidden), residual
     share = (g / total)[:, None]  # (n, 1)
     d_hidden, d_weight, hidden_share = xp.zeros_like(hidden), xp.empty_like(weight), hidden * share
-    for words in pieces(len(weight), *hidden.shape):  # (3)
+    for words in pieces(len(weight), *hidden.shape):  # (2)
         xp.matmul(e[words], hidden_share, out=d_weight[words])
         d_hidden += e[words].T @ weight[words]
     d_hidden *= share

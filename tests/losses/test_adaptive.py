@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import strict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from losses.structured.adaptive import (
     adaptive_softmax_loss,
     adaptive_softmax_naive,
 )
+from losses.structured.cutoffs import Cost, best_cutoffs, expected_cost
 from losses.suites.adaptive import CHAPTER, batches
 from minigrad.check import check_grads
 
@@ -158,6 +160,21 @@ def test_step_4_a_cluster_has_a_gradient_in_every_row_or_none():
     assert layer.words_1.grad is layer.projection_1.grad is None
 
 
+def test_step_4_the_gradients_of_a_cluster_and_of_the_context():
+    layer, h, targets = with_weights(), contexts(2), [0, 5]
+    layer.loss(h, targets, reduction="sum").backward()
+    W, C = layer.words_0.numpy(), layer.projection_0.numpy()
+    x = h.numpy()[1]
+    P = np.exp(scores(layer, h)[1].numpy()[1])
+    G_tail = P / P.sum() - (np.arange(5) == 5 - 4)
+    assert np.allclose(mg.to_cpu(layer.words_0.grad), np.outer(G_tail, C @ x), rtol=1e-9)
+    assert np.allclose(mg.to_cpu(layer.projection_0.grad), np.outer(W.T @ G_tail, x), rtol=1e-9)
+    p = np.exp(scores(layer, h)[0].numpy())
+    G_head = p / p.sum(axis=1, keepdims=True) - (np.arange(6) == [[0], [4]])
+    of_cluster = np.outer([0, 1], C.T @ W.T @ G_tail)
+    assert np.allclose(mg.to_cpu(h.grad), G_head @ layer.weight.numpy() + of_cluster, rtol=1e-9)
+
+
 @pytest.mark.parametrize("make", [mg.optim.SGD, mg.optim.Adagrad, mg.optim.Adam])
 def test_step_4_a_cluster_that_is_not_visited_stays_as_it_is_and_moves_when_it_is(make):
     layer = with_weights()
@@ -215,6 +232,39 @@ def test_tails_that_do_not_go_with_the_targets_are_refused(tails):
         adaptive_softmax(np.zeros((3, 6)), *map(np.zeros, tails), targets=np.array([0, 4, 19]), cutoffs=[4, 9])
 
 
+@pytest.mark.parametrize(
+    "targets, error, message",
+    [
+        ([0, 4, 19], TypeError, r"must be an array \(B,\) of ranks, got \[0, 4, 19\]"),
+        (np.array([0.0, 4.0, 19.0]), TypeError, "must be integers, got float64"),
+        (np.array([0, 4, 20]), IndexError, r"must lie in \[0, 20\), got 20"),
+        (np.array([-1, 4, 19]), IndexError, r"must lie in \[0, 20\), got -1"),
+        (np.array([[0, 4, 19]]), TypeError, r"must be an array \(B,\) of ranks, got array"),
+    ],
+)
+def test_targets_that_are_no_ranks_are_refused_as_they_came(targets, error, message):
+    scores = np.zeros((3, 6)), np.zeros((1, 5)), np.zeros((1, 11))
+    with pytest.raises(error, match="^losses.adaptive_softmax: targets " + message):
+        adaptive_softmax(*scores, targets=targets, cutoffs=[4, 9])
+
+
+def test_without_clusters_too_targets_must_be_words():
+    with pytest.raises(IndexError, match=r"^losses.adaptive_softmax: targets must lie in \[0, 6\), got 6"):
+        adaptive_softmax(np.zeros((1, 6)), targets=np.array([6]), cutoffs=[])
+
+
+@pytest.mark.device
+def test_a_step_on_a_gpu_waits_for_who_visits_which_cluster_and_for_whether_the_loss_is_finite(new_tensors_there):
+    """On the double of CuPy, which counts copies and waits, whatever --device says."""
+    with strict.installed():
+        mg.set_device("gpu")
+        layer, hidden, targets = with_weights(), contexts(4), mg.backend.asarray([0, 4, 19, 5])
+        strict.counts.reset()
+        layer.loss(hidden, targets).backward()
+        assert (strict.counts.copies_in, strict.counts.copies_out, strict.counts.waits) == (0, 2, 2)
+        mg.set_device("cpu")
+
+
 # ---- (5) to (8): what it costs -------------------------------------------------------------------------------------
 
 
@@ -236,9 +286,50 @@ def test_step_5_with_one_number_only_two_words_can_ever_be_the_best_of_their_clu
     assert len(np.unique(best)) == 2
 
 
-def test_step_6_ten_thousand_words_cost_254_rows():
-    cost = AdaptiveSoftmax(10_000, 128, counts=zipf(10_000), cutoffs=[20, 595], key=mg.Key(0)).score_cost(64)
-    assert round(cost.train) == 254
+def test_step_5_log_odds_in_a_cluster_are_linear_in_the_context():
+    layer, h = with_weights(60, cutoffs=[10, 30]), contexts(5)
+    odds = lambda h: np.diff(layer.log_prob(mg.tensor(h)).numpy()[:, 10:30], axis=1)
+    x = h.numpy()
+    assert np.allclose(odds(0 * x), 0, atol=1e-12)
+    assert np.allclose(odds(-x), -odds(x), rtol=1e-9, atol=1e-12)
+    assert np.allclose(odds(x[:1] + 3 * x[1:2]), odds(x[:1]) + 3 * odds(x[1:2]), rtol=1e-9, atol=1e-12)
+
+
+def trained(layer, hidden, targets, steps):
+    """The loss after so many steps of Adagrad."""
+    optimiser = mg.optim.Adagrad(layer.parameters(), lr=0.3)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        layer.loss(hidden, targets).backward()
+        optimiser.step()
+    return layer.loss(hidden, targets).item()
+
+
+def test_step_5_the_fewer_numbers_a_cluster_has_the_less_it_fits():
+    """Each context has its word by a table of 64 words and 32 numbers; clusters have all of these, half, a quarter."""
+    table, hidden = (mg.Key(i).normal((n, 32)) for i, n in ((9, 64), (10, 1000)))
+    targets = (hidden @ table.T).argmax(axis=1) + 2
+    make = lambda f: AdaptiveSoftmax(66, 32, counts=np.arange(66, 0, -1), cutoffs=[2], div_value=f, key=mg.Key(0))
+    whole, half, quarter = (trained(make(f), hidden, targets, 20) for f in (1, 2, 4))
+    assert whole + 0.5 < half and half + 0.5 < quarter
+
+
+@pytest.mark.parametrize("cutoffs, rows", [([20, 595], 254), ([76, 1350], 293)])
+def test_step_6_ten_thousand_words_cost_254_rows_or_293(cutoffs, rows):
+    cost = AdaptiveSoftmax(10_000, 128, counts=zipf(10_000), cutoffs=cutoffs, key=mg.Key(0)).score_cost(64)
+    assert round(cost.train) == rows
+
+
+def test_step_6_254_rows_are_about_the_least_for_two_clusters_and_the_layer_chooses_others():
+    rows = Cost(product=0.0, multiply_add=1.0, score=0.0, weight=0.0)
+    least = best_cutoffs(zipf(10_000), 128, head_share=0.0, cost=rows)
+    assert len(least) == 2
+    assert 254 < expected_cost(zipf(10_000), 128, least, cost=rows) / (128 * 128) < 254.3
+    assert AdaptiveSoftmax(10_000, 128, key=mg.Key(0)).cutoffs == [76, 1350]
+
+
+def test_step_7_all_probabilities_of_ten_thousand_words_cost_977_rows():
+    assert round(AdaptiveSoftmax(10_000, 128, cutoffs=[76, 1350], key=mg.Key(0)).score_cost().test) == 977
 
 
 @pytest.mark.parametrize("cutoffs", [[], [3], [4, 9], [1, 2, 3, 19]])
@@ -321,10 +412,22 @@ def test_cutoffs_that_do_not_rise_between_one_and_v_are_refused(cutoffs):
         AdaptiveSoftmax(20, 8, cutoffs=cutoffs, key=mg.Key(0))
 
 
-@pytest.mark.parametrize("div_value", [0, 0.5, math.inf, math.nan, True])
-def test_a_div_value_that_would_widen_is_refused(div_value):
-    with pytest.raises(ValueError, match="AdaptiveSoftmax: div_value must be 1 or more, and finite, got"):
+@pytest.mark.parametrize("div_value, error", [(f, ValueError) for f in (0, 0.5, math.inf, math.nan)])
+def test_a_div_value_that_would_widen_is_refused(div_value, error):
+    with pytest.raises(error, match="AdaptiveSoftmax: div_value must be a number, 1 or more and finite, got"):
         AdaptiveSoftmax(20, 8, cutoffs=[5], div_value=div_value, key=mg.Key(0))
+
+
+@pytest.mark.parametrize("div_value", ["4", None, True, 4j])
+def test_a_div_value_that_is_no_number_is_refused(div_value):
+    with pytest.raises(TypeError, match="AdaptiveSoftmax: div_value must be a number, 1 or more and finite, got"):
+        AdaptiveSoftmax(20, 8, cutoffs=[5], div_value=div_value, key=mg.Key(0))
+
+
+@pytest.mark.parametrize("cutoffs", [5, 5.0, ["5"], [5.0], "5"])
+def test_cutoffs_that_are_no_integers_are_refused(cutoffs):
+    with pytest.raises(TypeError, match=r"AdaptiveSoftmax: (cutoffs must be a list of ranks|a cut-off must be an int)"):
+        AdaptiveSoftmax(20, 8, cutoffs=cutoffs, key=mg.Key(0))
 
 
 # ---- torch ---------------------------------------------------------------------------------------------------------
@@ -361,6 +464,40 @@ def test_torch_has_the_same_outputs_log_probabilities_and_gradients(dtype, bias)
     close(h.grad, H.grad)
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         close(one.grad, other.grad)
+
+
+@pytest.mark.oracle
+def test_torch_learns_the_same_from_the_same_weights():
+    torch, theirs, ours = both("float64")
+    hidden, targets = mg.to_cpu(mg.Key(5).normal((40, 16), "float64")), np.arange(40) * 7 % 50
+    optimiser = torch.optim.Adagrad(theirs.parameters(), lr=0.3, eps=1e-10)
+    for _ in range(30):
+        optimiser.zero_grad()
+        theirs(torch.tensor(hidden), torch.tensor(targets)).loss.backward()
+        optimiser.step()
+    after = theirs(torch.tensor(hidden), torch.tensor(targets)).loss.item()
+    assert math.isclose(trained(ours, mg.param(hidden), targets, 30), after, rel_tol=1e-6) and after < 2
+
+
+@pytest.mark.oracle
+def test_torch_begins_with_larger_words_and_smaller_projections_and_without_a_bias():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(64, 2000, [500])
+    ours = AdaptiveSoftmax(2000, 64, cutoffs=[500], key=mg.Key(0))
+    assert theirs.head.bias is None and ours.bias is not None
+    largest = [float(p.detach().abs().max()) for p in theirs.parameters()]
+    assert np.allclose(largest, [1 / 8, 1 / 8, 1 / 4], rtol=0.01)
+    largest = [np.abs(getattr(ours, name).numpy()).max() for name in ("weight", "projection_0", "words_0")]
+    assert np.allclose(largest, [1 / 128, (3 / 64) ** 0.5, 1 / 32], rtol=0.01)
+
+
+@pytest.mark.oracle
+def test_torch_too_has_no_gradient_of_a_cluster_that_is_not_visited():
+    torch, theirs, _ = both("float32")
+    theirs(torch.ones(2, 16), torch.tensor([0, 30])).loss.backward()
+    assert [p.grad is None for p in theirs.tail[0].parameters()] == [True, True]
+    assert [p.grad is None for p in theirs.tail[1].parameters()] == [False, False]
 
 
 @pytest.mark.oracle

@@ -52,6 +52,12 @@ def test_step_2_the_cost_is_the_average_over_all_batches(counts, cost, batch_siz
     assert math.isclose(found, total, rel_tol=1e-9)
 
 
+@pytest.mark.parametrize("batch_size, cutoffs", [(16, [76, 588]), (128, [76, 1350]), (1024, [76, 1491])])
+def test_step_2_for_larger_batches_the_cutoffs_are_others(batch_size, cutoffs):
+    assert best_cutoffs(zipf(10_000), 128, batch_size=batch_size) == cutoffs
+    assert batch_size != 128 or best_cutoffs(zipf(10_000), 128) == cutoffs
+
+
 def by_trying(counts, dim, div_value, max_clusters, head_share, **options):
     """The least cost of all cut-offs that (5) allows."""
     shares, v = np.sort(counts)[::-1] / np.sum(counts), len(counts)
@@ -120,13 +126,24 @@ def test_step_5_every_cluster_reaches_f_times_as_far_and_the_head_holds_its_shar
     assert all(b >= 1.5 * a for a, b in itertools.pairwise(ends))
 
 
+def test_step_5_by_the_cost_alone_clusters_of_a_single_word_would_pay():
+    allowed = best_cutoffs(zipf(10_000), 2048)
+    assert allowed == [76, 305, 1223]
+    cost = lambda cutoffs: expected_cost(zipf(10_000), 2048, cutoffs)
+    assert cost([76, 77, 78, 1223]) < 0.5 * cost(allowed)
+
+
+def test_step_5_without_its_share_the_head_would_lose_frequent_words():
+    assert best_cutoffs(zipf(10_000), 2048, head_share=0) == [1, 4, 16, 909]
+
+
 def test_step_5_four_times_as_far_is_far_enough():
     cheap = Cost(product=0.0, multiply_add=1.0, score=1000.0, weight=0.0)
     assert best_cutoffs([512, 1, 1, 1], 4, cost=cheap) == [1]
     assert best_cutoffs([512, 1, 1], 4, cost=cheap) == []
 
 
-@pytest.mark.parametrize("dim, clusters", [(16, 1), (64, 1), (128, 2), (512, 3)])
+@pytest.mark.parametrize("dim, clusters", [(16, 1), (127, 1), (128, 2), (511, 2), (512, 3), (2047, 3), (2048, 4)])
 def test_step_5_but_for_the_first_no_cluster_has_less_than_eight_numbers(dim, clusters):
     assert len(best_cutoffs(zipf(100_000), dim)) == clusters
 
@@ -153,16 +170,47 @@ def test_few_words_have_no_clusters_for_products_have_their_price():
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    "options, error, message",
     [
-        ({"max_clusters": 5}, "max_clusters must be at most 4, got 5"),
-        ({"max_clusters": -1}, "max_clusters must be at least 0, got -1"),
-        ({"head_share": 1.5}, "head_share must lie in 0 to 1, got 1.5"),
+        ({"max_clusters": 5}, ValueError, "max_clusters must be at most 4, got 5"),
+        ({"max_clusters": -1}, ValueError, "max_clusters must be at least 0, got -1"),
+        ({"head_share": 1.5}, ValueError, "head_share must lie in 0 to 1, got 1.5"),
     ],
 )
-def test_what_makes_no_sense_is_refused(options, message):
-    with pytest.raises(ValueError, match=f"losses.best_cutoffs: {message}"):
+def test_what_makes_no_sense_is_refused(options, error, message):
+    with pytest.raises(error, match=f"losses.best_cutoffs: {message}"):
         best_cutoffs(zipf(10), 8, **options)
+
+
+@pytest.mark.parametrize("name", ["best_cutoffs", "expected_cost"])
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"counts": [1, -1]}, ValueError, "counts must be a list of finite numbers"),
+        ({"dim": 0}, ValueError, "dim must be at least 1, got 0"),
+        ({"dim": 8.0}, TypeError, "dim must be an integer, got float"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ({"div_value": 0.5}, ValueError, "div_value must be a number, 1 or more and finite, got 0.5"),
+        ({"div_value": "4"}, TypeError, "div_value must be a number, 1 or more and finite, got '4'"),
+        ({"cost": (1, 1, 1, 1)}, ValueError, "cost must be a Cost of four finite numbers, none negative, got "),
+        ({"cost": Cost(1, 1, -1, 1)}, ValueError, "cost must be a Cost of four finite numbers, none negative, got "),
+        ({"cost": Cost(1, math.inf, 1, 1)}, ValueError, "cost must be a Cost of four finite numbers, none negative"),
+    ],
+)
+def test_both_refuse_what_makes_no_sense(name, options, error, message):
+    given = {"counts": zipf(10), "dim": 8} | options | ({"cutoffs": [2]} if name == "expected_cost" else {})
+    with pytest.raises(error, match=f"losses.{name}: {message}"):
+        {"best_cutoffs": best_cutoffs, "expected_cost": expected_cost}[name](**given)
+
+
+@pytest.mark.parametrize("cutoffs", [[50, 20], [0, 50], [100], [20, 20]])
+def test_there_is_no_cost_of_cutoffs_that_do_not_rise_between_one_and_v(cutoffs):
+    with pytest.raises(ValueError, match=r"losses.expected_cost: (cutoffs must rise|a cut-off must be at least 1)"):
+        expected_cost(zipf(100), 8, cutoffs)
+
+
+def test_however_much_narrower_a_cluster_should_be_it_has_one_number():
+    assert widths(8, 1e300, 4) == widths(8, 8.0, 4) == [1, 1, 1, 1]
 
 
 # ---- the cost, measured -------------------------------------------------------------------------------------------
