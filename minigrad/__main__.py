@@ -17,7 +17,7 @@ NEEDS = {  # what runs -> the packages it can't do without, and what pip should 
     "demos": ("matplotlib rich scikit-learn threadpoolctl", ".[demos]"),
     "tests": ("pytest hypothesis matplotlib rich scikit-learn threadpoolctl", ".[test]"),
     "losses.check": ("hypothesis", ".[test]"),
-    "oracle tests": ("torch gensim", ".[oracles]"),
+    "oracle tests": ("torch gensim scipy mpmath", ".[oracles]"),
     "gpucheck tests": ("cupy-cuda13x nvidia-cuda-nvrtc", ".[gpucheck]"),
 }
 LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")

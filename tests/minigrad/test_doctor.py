@@ -102,13 +102,12 @@ def test_no_package_is_imported_to_learn_its_version():
 
 
 def test_a_missing_package_is_named_with_what_it_keeps_from_running(without):
-    without("rich", "torch", "gensim")
+    without("rich", "torch", "gensim", "scipy", "mpmath")
     told = facts()
     assert told["What will run"]["demos"] == "no, for want of rich: pip install -e '.[demos]'"
     assert told["What will run"]["tests"] == "no, for want of rich: pip install -e '.[test]'"
-    assert (
-        told["What will run"]["oracle tests"] == "skipped, where they need torch, gensim: pip install -e '.[oracles]'"
-    )
+    oracles = "skipped, where they need torch, gensim, scipy, mpmath: pip install -e '.[oracles]'"
+    assert told["What will run"]["oracle tests"] == oracles
     assert told["What will run"]["minigrad, losses"] == "yes"
 
 
