@@ -13,6 +13,7 @@ test runs on both. A test marked `cpu` is about main memory (Numba's kernels, fi
 
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent / "minigrad"))  # the double, before pytest has read its own settings
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so does a script start what it runs in the background with &
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # and the tests of Ctrl-C would wait for ever
 
 _slow_is_fine = [HealthCheck.too_slow, HealthCheck.data_too_large]
 for name, examples in {"quick": 10, "ci": 100, "thorough": 2000}.items():
