@@ -213,8 +213,7 @@ class OutputLayer:
 
     def topk(self, hidden: mg.Tensor, k: int) -> tuple[type_of_array, type_of_array]:
         """The k best words of each context by `scores`, best first: ids (B, k) and their scores (B, k)."""
-        if whole(f"losses.{type(self).__name__}.topk: k", k) > self.vocab_size:
-            raise ValueError(f"losses.{type(self).__name__}.topk: k must lie in 1 to {self.vocab_size}, got {k}")
+        whole(f"losses.{type(self).__name__}.topk: k", k, most=self.vocab_size)
         with mg.no_grad():
             scores = self.scores(hidden).data
         ids = best(scores, k)

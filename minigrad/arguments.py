@@ -5,6 +5,7 @@ and its arrays of float64 or integers would else turn all that follows into floa
 speed, without a word. Two tensors of different precisions are somebody's mistake, and so are two devices.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,12 +55,14 @@ def _constant(a: Any, dtype: Any, like: Any) -> Any:
     return a.item() if a.ndim == 0 and dtype.kind in "fc" else backend.asarray_like(a, like)
 
 
-def whole(what: str, n: Any, least: float = 1) -> int:
-    """`n` as a plain int, be it Python's or NumPy's; an error that begins with `what` if it is none, or too small."""
+def whole(what: str, n: Any, least: float = 1, most: float = math.inf) -> int:
+    """`n` as a plain int, be it Python's or NumPy's; an error that begins with `what` if it is none or out of range."""
     if isinstance(n, bool) or not hasattr(n, "__index__") or getattr(n, "ndim", 0):
         raise TypeError(f"{what} must be an integer, got {type(n).__name__} {n!r:.60}")
     if (n := n.__index__()) < least:
         raise ValueError(f"{what} must be at least {least}, got {n}")
+    if n > most:
+        raise ValueError(f"{what} must lie in {least} to {most}, got {n}")
     return n
 
 

@@ -242,8 +242,7 @@ class AdaptiveSoftmax(StructuredLayer):
     def topk(self, hidden, k):
         """The k most probable words, best first: ids (B, k) and log P (B, k). A cluster is scored for those contexts
         only for which, by (8), one of the k may lie in it."""
-        if whole("losses.AdaptiveSoftmax.topk: k", k) > self.vocab_size:
-            raise ValueError(f"losses.AdaptiveSoftmax.topk: k must lie in 1 to {self.vocab_size}, got {k}")
+        whole("losses.AdaptiveSoftmax.topk: k", k, most=self.vocab_size)
         hidden = self._checked(hidden).data
         xp, k_h = xp_of(hidden), self.vocab_size - sum(self.sizes)
         with mg.no_grad(), quiet():

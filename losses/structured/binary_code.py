@@ -129,8 +129,7 @@ class PlainCode(Codebook):
 
     def best(self, scores, k):
         checked_scores("losses.PlainCode.best", scores, self.num_bits)
-        if whole("losses.PlainCode.best: k", k) > self.num_words:
-            raise ValueError(f"losses.PlainCode.best: k must lie in 1 to {self.num_words}, got {k}")
+        whole("losses.PlainCode.best: k", k, most=self.num_words)
         numbers, cost = self._cheapest(scores) if k == 1 else self._k_cheapest(scores, k)
         return numbers, -mg.softplus(-abs(scores)).sum(axis=1, keepdims=True) - cost  # (8)
 
@@ -240,8 +239,7 @@ class BinaryCode(StructuredLayer):
         return log_prob_of_bits(z, self.codebook.bits(self.numbers[targets])) - self.codebook.log_mass(z)
 
     def topk(self, hidden, k):
-        if whole(f"losses.{type(self).__name__}.topk: k", k) > self.vocab_size:
-            raise ValueError(f"losses.{type(self).__name__}.topk: k must lie in 1 to {self.vocab_size}, got {k}")
+        whole(f"losses.{type(self).__name__}.topk: k", k, most=self.vocab_size)
         with mg.no_grad():
             z = self.bit_scores(self._checked(hidden))
             numbers, scores = self.codebook.best(z.data, k)

@@ -296,8 +296,7 @@ class ConvolutionalCode(Codebook):
 
     def best(self, scores, k):
         checked_length("losses.ConvolutionalCode.best: scores", scores, self.memory, self.num_bits)
-        if whole("losses.ConvolutionalCode.best: k", k) > self.num_words:
-            raise ValueError(f"losses.ConvolutionalCode.best: k must lie in 1 to {self.num_words}, got {k}")
+        whole("losses.ConvolutionalCode.best: k", k, most=self.num_words)
         if k * self.num_bits << self.memory > 16 * self.num_words:  # measured: from here on lists are more work
             return most_probable_naive(scores, self.bits(xp_of(scores).arange(self.num_words)), k)
         numbers, costs = cheapest(scores, k, memory=self.memory, num_words=self.num_words)

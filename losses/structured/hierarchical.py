@@ -209,8 +209,7 @@ class HierarchicalSoftmax(StructuredLayer):
     def search(self, hidden: mg.Tensor, k: int) -> tuple[type_of_array, type_of_array, type_of_array]:
         """`topk` by (8), and how many nodes were looked at for each context: (B, k), (B, k), (B,). In main memory."""
         hidden, weight = self._checked(hidden).data, self.weight.data
-        if whole("losses.HierarchicalSoftmax.search: k", k) > self.vocab_size:
-            raise ValueError(f"losses.HierarchicalSoftmax.search: k must lie in 1 to {self.vocab_size}, got {k}")
+        whole("losses.HierarchicalSoftmax.search: k", k, most=self.vocab_size)
         if not on_cpu(hidden) or not on_cpu(weight):
             raise DeviceError("losses.HierarchicalSoftmax.search: it goes step by step, on a CPU; on a GPU use topk")
         xp = xp_of(hidden)

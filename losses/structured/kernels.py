@@ -304,7 +304,7 @@ def sum_of_paths(scores, outputs, path, full, sums):
 
     A cost is |z_b| for each bit that is not as the sign says, so that the sum is e^0 for the best string of bits.
 
-    What is lost is what falls below 1e-290. (Numbers near the end of float64 would take a hundred times as long.)
+    What falls below 1e-290 is taken for 0: numbers near the end of float64 are slow.
     """
     half, num_bits = outputs.shape[0] // 4, path.shape[0]
     first, second = np.empty(half), np.empty(half)

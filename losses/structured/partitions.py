@@ -95,8 +95,7 @@ def frequencies(counts: type_of_array) -> type_of_array:
 def _in_bins(name: str, counts: Any, power: float, num_classes: int) -> type_of_array:
     """Bins of equal Σ count^power: each word, in order of frequency, is in the bin where the middle of its part is."""
     counts = checked_counts(f"losses.{name}", counts)
-    if whole(f"losses.{name}: num_classes", num_classes) > len(counts):
-        raise ValueError(f"losses.{name}: num_classes must lie in 1 to {len(counts)}, got {num_classes}")
+    whole(f"losses.{name}: num_classes", num_classes, most=len(counts))
     order, xp = by_frequency(counts), xp_of(counts)
     weight = frequencies(counts)[order] ** power  # 0⁰ = 1
     middle = weight.cumsum() - 0.5 * weight

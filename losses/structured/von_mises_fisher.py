@@ -256,8 +256,7 @@ class VonMisesFisher(StructuredLayer):
 
     def topk(self, hidden, k):
         """The k nearest words, best first: ids (B, k) and their scores (B, k). Looks at `BLOCK` words at a time."""
-        if whole("losses.VonMisesFisher.topk: k", k) > self.vocab_size:
-            raise ValueError(f"losses.VonMisesFisher.topk: k must lie in 1 to {self.vocab_size}, got {k}")
+        whole("losses.VonMisesFisher.topk: k", k, most=self.vocab_size)
         vectors, found = self._vectors(), None
         with mg.no_grad():
             predicted = self.predicted(hidden)
